@@ -1,0 +1,271 @@
+//! The caller that is this very process: `build` without a daemon.
+//!
+//! Directories and layouts are handed out as paths and read in place; secrets are read when a step asks for
+//! them, not before; credentials come from a lookup that may start a helper program, so it runs on a thread
+//! that may block.
+use crate::caller::{Caller, LocalDir, RegistryCredential, SessionError, SessionId, Upload};
+use crate::{MAX_SECRET_BYTES, Secret, SshAgent};
+use async_trait::async_trait;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::{fmt, fs::File, io::Read};
+
+/// Where a secret comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum SecretSource {
+    /// A file, read when the secret is asked for.
+    File(PathBuf),
+    /// A value already at hand, such as that of an environment variable.
+    Value(Secret),
+}
+
+/// Where an agent listens.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshSource {
+    /// The socket of a running agent.
+    pub socket: PathBuf,
+}
+
+/// Looks up credentials; may block (helper programs), so it is never called on an async thread.
+pub trait CredentialLookup: Send + Sync {
+    /// What to show `host`; `Ok(None)` where nothing is configured.
+    ///
+    /// # Errors
+    /// A sentence without a full stop that says why configured credentials could not be had.
+    fn lookup(&self, host: &str) -> Result<Option<RegistryCredential>, String>;
+}
+
+/// Has credentials for nobody.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoCredentials;
+
+impl CredentialLookup for NoCredentials {
+    fn lookup(&self, _host: &str) -> Result<Option<RegistryCredential>, String> {
+        Ok(None)
+    }
+}
+
+/// All that a [`LocalCaller`] offers.
+#[derive(Default)]
+pub struct LocalOptions {
+    /// Directories by their name in the build.
+    pub dirs: BTreeMap<String, PathBuf>,
+    /// Image layouts by store name.
+    pub oci_layouts: BTreeMap<String, PathBuf>,
+    /// Secrets by id.
+    pub secrets: BTreeMap<String, SecretSource>,
+    /// Agents by id.
+    pub ssh: BTreeMap<String, SshSource>,
+    /// Streams by upload id; each is given out once.
+    pub uploads: BTreeMap<String, Upload>,
+    /// Where registry credentials come from.
+    pub credentials: Option<Arc<dyn CredentialLookup>>,
+}
+
+/// Answers from this process.
+pub struct LocalCaller {
+    id: SessionId,
+    dirs: BTreeMap<String, PathBuf>,
+    oci_layouts: BTreeMap<String, PathBuf>,
+    secrets: BTreeMap<String, SecretSource>,
+    ssh: BTreeMap<String, SshSource>,
+    uploads: Mutex<BTreeMap<String, Upload>>,
+    credentials: Arc<dyn CredentialLookup>,
+}
+
+impl LocalCaller {
+    /// A caller that offers exactly what is in `options`.
+    pub fn new(id: SessionId, options: LocalOptions) -> LocalCaller {
+        let LocalOptions {
+            dirs,
+            oci_layouts,
+            secrets,
+            ssh,
+            uploads,
+            credentials,
+        } = options;
+        LocalCaller {
+            id,
+            dirs,
+            oci_layouts,
+            secrets,
+            ssh,
+            uploads: Mutex::new(uploads),
+            credentials: credentials.unwrap_or_else(|| Arc::new(NoCredentials)),
+        }
+    }
+}
+
+impl fmt::Debug for LocalCaller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalCaller")
+            .field("id", &self.id)
+            .field("dirs", &self.dirs)
+            .field("oci_layouts", &self.oci_layouts)
+            .field("secrets", &self.secrets.keys())
+            .field("ssh", &self.ssh.keys())
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Caller for LocalCaller {
+    fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    fn local_dir(&self, name: &str) -> Option<LocalDir> {
+        self.dirs.get(name).map(|path| LocalDir { path: path.clone() })
+    }
+
+    fn oci_layout(&self, name: &str) -> Option<PathBuf> {
+        self.oci_layouts.get(name).cloned()
+    }
+
+    async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
+        match self.secrets.get(id) {
+            None => Ok(None),
+            Some(SecretSource::Value(secret)) => within_limit(id, secret.clone()).map(Some),
+            Some(SecretSource::File(path)) => {
+                let (id, path) = (id.to_owned(), path.clone());
+                tokio::task::spawn_blocking(move || read_secret(&id, &path).map(Some))
+                    .await
+                    .map_err(|_| SessionError::Ended {
+                        session: self.id.clone(),
+                    })?
+            }
+        }
+    }
+
+    async fn ssh_agent(&self, id: &str) -> Result<Option<SshAgent>, SessionError> {
+        let id = if id.is_empty() { "default" } else { id };
+        Ok(self
+            .ssh
+            .get(id)
+            .map(|source| SshAgent::new(id, source.socket.clone())))
+    }
+
+    async fn credentials(&self, host: &str) -> Result<Option<RegistryCredential>, SessionError> {
+        let (lookup, name) = (self.credentials.clone(), host.to_owned());
+        tokio::task::spawn_blocking(move || {
+            lookup
+                .lookup(&name)
+                .map_err(|reason| SessionError::Credentials { host: name, reason })
+        })
+        .await
+        .map_err(|_| SessionError::Ended {
+            session: self.id.clone(),
+        })?
+    }
+
+    async fn upload(&self, id: &str) -> Result<Upload, SessionError> {
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        uploads
+            .remove(id)
+            .ok_or_else(|| SessionError::Upload { id: id.to_owned() })
+    }
+}
+
+fn read_secret(id: &str, path: &Path) -> Result<Secret, SessionError> {
+    let failed = |source| SessionError::SecretFile {
+        id: id.to_owned(),
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(failed)?;
+    let mut bytes = Vec::new();
+    // One byte more than allowed is enough to know; a secret behind /dev/zero must not fill the memory.
+    file.take(MAX_SECRET_BYTES as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
+    within_limit(id, Secret::new(bytes))
+}
+
+fn within_limit(id: &str, secret: Secret) -> Result<Secret, SessionError> {
+    if secret.len() > MAX_SECRET_BYTES {
+        return Err(SessionError::SecretTooLarge {
+            id: id.to_owned(),
+            limit: MAX_SECRET_BYTES,
+        });
+    }
+    Ok(secret)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::AsyncReadExt;
+
+    fn caller(options: LocalOptions) -> LocalCaller {
+        LocalCaller::new(SessionId::new("test"), options)
+    }
+
+    fn with_secret(source: SecretSource) -> LocalCaller {
+        caller(LocalOptions {
+            secrets: BTreeMap::from([("token".to_owned(), source)]),
+            ..Default::default()
+        })
+    }
+
+    #[tokio::test]
+    async fn an_unknown_secret_is_nothing_and_a_missing_file_is_an_error() {
+        let caller = with_secret(SecretSource::File("/nonexistent/secret".into()));
+        assert_eq!(caller.secret("other").await.expect("no error"), None);
+        let error = caller.secret("token").await.expect_err("no such file");
+        assert!(error.to_string().contains("/nonexistent/secret"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_secret_without_an_end_is_refused() {
+        let error = with_secret(SecretSource::File("/dev/zero".into()))
+            .secret("token")
+            .await;
+        assert!(
+            matches!(error, Err(SessionError::SecretTooLarge { .. })),
+            "{error:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_given_out_once() {
+        let stream: Upload = Box::new(&b"tar"[..]);
+        let caller = caller(LocalOptions {
+            uploads: BTreeMap::from([("u".to_owned(), stream)]),
+            ..Default::default()
+        });
+        let mut text = String::new();
+        caller
+            .upload("u")
+            .await
+            .expect("offered")
+            .read_to_string(&mut text)
+            .await
+            .expect("readable");
+        assert_eq!(text, "tar");
+        assert!(caller.upload("u").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn an_empty_agent_id_means_default() {
+        let source = SshSource {
+            socket: "/run/agent".into(),
+        };
+        let caller = caller(LocalOptions {
+            ssh: BTreeMap::from([("default".to_owned(), source)]),
+            ..Default::default()
+        });
+        let agent = caller.ssh_agent("").await.expect("no error").expect("forwarded");
+        assert_eq!(agent.socket(), Path::new("/run/agent"));
+        assert_eq!(caller.ssh_agent("other").await.expect("no error"), None);
+    }
+
+    #[test]
+    fn debug_of_a_caller_names_its_secrets_without_their_values() {
+        let shown = format!(
+            "{:?}",
+            with_secret(SecretSource::Value(Secret::from("hunter2".to_owned())))
+        );
+        assert!(shown.contains("token") && !shown.contains("hunter2"), "{shown}");
+    }
+}

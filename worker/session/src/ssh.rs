@@ -1,0 +1,48 @@
+//! An ssh agent of the caller, reachable through a unix socket.
+//!
+//! Supported are agents only: a socket path, `$SSH_AUTH_SOCK` among them. Private key files are refused by
+//! name when the options are read, because serving one would need an agent of our own inside the builder.
+use crate::SessionError;
+use std::path::{Path, PathBuf};
+use tokio::net::UnixStream;
+
+/// A handle on one agent; every use opens its own connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SshAgent {
+    id: String,
+    socket: PathBuf,
+}
+
+impl SshAgent {
+    /// An agent listening at `socket`.
+    pub fn new(id: impl Into<String>, socket: impl Into<PathBuf>) -> SshAgent {
+        SshAgent {
+            id: id.into(),
+            socket: socket.into(),
+        }
+    }
+
+    /// The id the build knows it by; `default` where none was given.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The caller's socket, for a worker on the same machine that binds it into a step.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Opens one connection to the agent.
+    ///
+    /// # Errors
+    /// [`SessionError::Ssh`] when nothing listens at the socket (any more).
+    pub async fn connect(&self) -> Result<UnixStream, SessionError> {
+        UnixStream::connect(&self.socket)
+            .await
+            .map_err(|source| SessionError::Ssh {
+                id: self.id.clone(),
+                socket: self.socket.clone(),
+                source,
+            })
+    }
+}
