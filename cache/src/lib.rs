@@ -1,1 +1,3 @@
-//! cache
+//! The near end of the store: layers in their forms, and the names for them.
+pub mod layer;
+pub mod view;

@@ -102,12 +102,20 @@ pub struct Resolved {
 enum Merging {
     Hidden,
     Other(NodeId),
-    Dir { spans: Vec<Span>, described: Option<NodeId>, implied: NodeId, closed: bool },
+    Dir {
+        spans: Vec<Span>,
+        described: Option<NodeId>,
+        implied: NodeId,
+        closed: bool,
+    },
 }
 
 impl Merging {
     fn begin(layer: u32, record: EntryRef<'_>, below: Range<u32>) -> Merging {
-        let id = NodeId { layer, index: record.index() };
+        let id = NodeId {
+            layer,
+            index: record.index(),
+        };
         if record.is_whiteout() {
             return Merging::Hidden;
         }
@@ -115,7 +123,10 @@ impl Merging {
             return Merging::Other(id);
         }
         Merging::Dir {
-            spans: vec![Span { layer, records: below }],
+            spans: vec![Span {
+                layer,
+                records: below,
+            }],
             described: (!record.is_implied()).then_some(id),
             implied: id,
             closed: record.is_opaque(),
@@ -124,7 +135,15 @@ impl Merging {
 
     /// Takes in what a layer further down says of the same path.
     fn further(&mut self, layer: u32, record: EntryRef<'_>, below: Range<u32>) {
-        let Merging::Dir { spans, described, closed, .. } = self else { return };
+        let Merging::Dir {
+            spans,
+            described,
+            closed,
+            ..
+        } = self
+        else {
+            return;
+        };
         if *closed {
             return;
         }
@@ -132,9 +151,15 @@ impl Merging {
             *closed = true;
             return;
         }
-        spans.push(Span { layer, records: below });
+        spans.push(Span {
+            layer,
+            records: below,
+        });
         if described.is_none() && !record.is_implied() {
-            *described = Some(NodeId { layer, index: record.index() });
+            *described = Some(NodeId {
+                layer,
+                index: record.index(),
+            });
         }
         *closed = record.is_opaque();
     }
@@ -150,9 +175,15 @@ impl Merging {
         match self {
             Merging::Hidden => None,
             Merging::Other(id) => Some(Node { id, spans: None }),
-            Merging::Dir { spans, described, implied, .. } => {
-                Some(Node { id: described.unwrap_or(implied), spans: Some(spans) })
-            }
+            Merging::Dir {
+                spans,
+                described,
+                implied,
+                ..
+            } => Some(Node {
+                id: described.unwrap_or(implied),
+                spans: Some(spans),
+            }),
         }
     }
 }
@@ -164,12 +195,18 @@ impl View {
         let mut root = Vec::with_capacity(layers.len());
         for (position, layer) in layers.iter().enumerate().rev() {
             let position = u32::try_from(position).expect("layers of an image are limited to 500");
-            root.push(Span { layer: position, records: layer.tree.below(0) });
+            root.push(Span {
+                layer: position,
+                records: layer.tree.below(0),
+            });
             if layer.tree.get(0).is_opaque() {
                 break;
             }
         }
-        View { layers: Arc::new(layers), root: Arc::new(root) }
+        View {
+            layers: Arc::new(layers),
+            root: Arc::new(root),
+        }
     }
 
     /// The layers, the lowest first.
@@ -193,9 +230,18 @@ impl View {
     /// The root directory. An empty view has none.
     #[must_use]
     pub fn root(&self) -> Option<Node> {
-        let described = self.root.iter().find(|span| !self.layer(span.layer).tree.get(0).is_implied());
+        let described = self
+            .root
+            .iter()
+            .find(|span| !self.layer(span.layer).tree.get(0).is_implied());
         let top = described.or_else(|| self.root.first())?;
-        Some(Node { id: NodeId { layer: top.layer, index: 0 }, spans: Some(self.root.to_vec()) })
+        Some(Node {
+            id: NodeId {
+                layer: top.layer,
+                index: 0,
+            },
+            spans: Some(self.root.to_vec()),
+        })
     }
 
     /// The record behind a node.
@@ -221,7 +267,9 @@ impl View {
         let mut merging: Option<Merging> = None;
         for span in spans {
             let tree = &self.layer(span.layer).tree;
-            let Some(index) = tree.find_within(span.records.clone(), &path) else { continue };
+            let Some(index) = tree.find_within(span.records.clone(), &path) else {
+                continue;
+            };
             let (record, below) = (tree.get(index), tree.below(index));
             match &mut merging {
                 None => merging = Some(Merging::begin(span.layer, record, below)),
@@ -237,7 +285,9 @@ impl View {
     /// Everything directly in `dir`, sorted by name.
     #[must_use]
     pub fn children(&self, dir: &Node) -> Vec<Node> {
-        let Some(spans) = &dir.spans else { return Vec::new() };
+        let Some(spans) = &dir.spans else {
+            return Vec::new();
+        };
         if let [span] = &spans[..] {
             let tree = &self.layer(span.layer).tree;
             return tree
@@ -280,7 +330,10 @@ impl View {
     pub fn resolve(&self, path: &RootPath, follow_last: bool) -> Result<Resolved, LayerError> {
         let mut left: Vec<Vec<u8>> = path.components().rev().map(<[u8]>::to_vec).collect();
         let Some(root) = self.root() else {
-            return Ok(Resolved { path: path.clone(), node: None });
+            return Ok(Resolved {
+                path: path.clone(),
+                node: None,
+            });
         };
         let mut walked = vec![root];
         let mut names: Vec<Vec<u8>> = Vec::new();
@@ -294,27 +347,37 @@ impl View {
             }
             let here = walked.last().expect("the root is never popped");
             let Some(child) = self.child(here, &name) else {
-                return Ok(Resolved { path: rest_of(names, name, left)?, node: None });
+                return Ok(Resolved {
+                    path: rest_of(names, name, left)?,
+                    node: None,
+                });
             };
             let record = self.record(child.id);
             if record.kind() == NodeKind::Entry(Kind::Symlink) && (follow_last || !left.is_empty()) {
                 links += 1;
                 if links > MAX_LINKS {
-                    return Err(LayerError::TooManyLinks { path: path.display().to_string() });
+                    return Err(LayerError::TooManyLinks {
+                        path: path.display().to_string(),
+                    });
                 }
                 let target = record.link();
                 if target.first() == Some(&b'/') {
                     walked.truncate(1);
                     names.clear();
                 }
-                let parts = target.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+                let parts = target
+                    .split(|&byte| byte == b'/')
+                    .filter(|part| !part.is_empty() && *part != b".");
                 left.extend(parts.rev().map(<[u8]>::to_vec));
                 continue;
             }
             names.push(name);
             walked.push(child);
         }
-        Ok(Resolved { path: joined(&names)?, node: walked.pop() })
+        Ok(Resolved {
+            path: joined(&names)?,
+            node: walked.pop(),
+        })
     }
 
     /// What is at `path` after all links.
@@ -342,7 +405,10 @@ impl View {
         let target = RootPath::clean(record.link()).map_err(|_| dangling())?;
         if let Some(index) = tree.find(&target) {
             if tree.get(index).kind() == NodeKind::Entry(Kind::File) {
-                return Ok(NodeId { layer: id.layer, index });
+                return Ok(NodeId {
+                    layer: id.layer,
+                    index,
+                });
             }
             return Err(dangling());
         }
@@ -383,20 +449,28 @@ impl View {
     /// # Errors
     /// [`LayerError::Limit`] for a longer one; those of reading.
     pub fn read_small(&self, path: &RootPath, limit: u64) -> Result<Option<Vec<u8>>, LayerError> {
-        let Some(node) = self.find(path)? else { return Ok(None) };
+        let Some(node) = self.find(path)? else {
+            return Ok(None);
+        };
         let entry = self.entry(&node)?;
         if entry.kind != Kind::File {
             return Ok(None);
         }
         if entry.size > limit {
-            return Err(LayerError::Limit { what: "bytes in one small file", limit });
+            return Err(LayerError::Limit {
+                what: "bytes in one small file",
+                limit,
+            });
         }
         let mut bytes = Vec::with_capacity(usize::try_from(entry.size).unwrap_or(0));
         let reader = self.open(&node)?;
         std::io::Read::read_to_end(&mut std::io::Read::take(reader, limit + 1), &mut bytes)
             .map_err(LayerError::io("read contents"))?;
         if bytes.len() as u64 > limit {
-            return Err(LayerError::Limit { what: "bytes in one small file", limit });
+            return Err(LayerError::Limit {
+                what: "bytes in one small file",
+                limit,
+            });
         }
         Ok(Some(bytes))
     }
@@ -467,14 +541,21 @@ mod tests {
                 builder.add(Entry::new(path(item), Kind::File, 0o644), Place::None);
             }
         }
-        ViewLayer { tree: Arc::new(builder.finish()), contents: Arc::new(Contents::None) }
+        ViewLayer {
+            tree: Arc::new(builder.finish()),
+            contents: Arc::new(Contents::None),
+        }
     }
 
     fn listed(view: &View) -> Vec<String> {
         let mut all = Vec::new();
         if let Some(root) = view.root() {
             view.walk::<LayerError>(&root, &mut |node, entry| {
-                all.push(format!("{}@{}", String::from_utf8_lossy(entry.path.as_bytes()), node.id().layer));
+                all.push(format!(
+                    "{}@{}",
+                    String::from_utf8_lossy(entry.path.as_bytes()),
+                    node.id().layer
+                ));
                 Ok(())
             })
             .expect("walks");
@@ -490,18 +571,41 @@ mod tests {
             layer(&["b/", "b/new", "c/", "c/later"]),
         ]);
         // `a` is only implied in the middle layer, so its attributes are those of the lowest.
-        assert_eq!(listed(&view), ["a@0", "a/w@1", "a/y@0", "b@2", "b/new@2", "c@2", "c/later@2", "e@1", "e/g@1"]);
+        assert_eq!(
+            listed(&view),
+            [
+                "a@0",
+                "a/w@1",
+                "a/y@0",
+                "b@2",
+                "b/new@2",
+                "c@2",
+                "c/later@2",
+                "e@1",
+                "e/g@1"
+            ]
+        );
         for gone in ["a/x", "c/z", "e/f", "b/old", "nothing/at/all"] {
             assert!(view.lookup(&path(gone)).is_none(), "{gone}");
         }
-        assert_eq!(view.record(view.lookup(&path("a")).expect("there").id()).mode(), 0o700);
+        assert_eq!(
+            view.record(view.lookup(&path("a")).expect("there").id()).mode(),
+            0o700
+        );
         assert!(View::default().root().is_none());
     }
 
     #[test]
     fn links_are_followed_inside_only() {
         let view = View::new(vec![
-            layer(&["usr/bin/", "usr/bin/sh", "bin->usr/bin", "up->../../../usr", "loop->loop", "dir/abs->/bin/sh"]),
+            layer(&[
+                "usr/bin/",
+                "usr/bin/sh",
+                "bin->usr/bin",
+                "up->../../../usr",
+                "loop->loop",
+                "dir/abs->/bin/sh",
+            ]),
             layer(&["far->dir/abs"]),
         ]);
         for (from, to) in [
@@ -511,10 +615,20 @@ mod tests {
             ("bin/none/x", "usr/bin/none/x"),
             ("dir/../bin", "usr/bin"),
         ] {
-            assert_eq!(view.resolve(&path(from), true).expect("resolves").path, path(to), "{from}");
+            assert_eq!(
+                view.resolve(&path(from), true).expect("resolves").path,
+                path(to),
+                "{from}"
+            );
         }
-        assert_eq!(view.resolve(&path("bin"), false).expect("resolves").path, path("bin"));
-        assert!(matches!(view.find(&path("loop/x")), Err(LayerError::TooManyLinks { .. })));
+        assert_eq!(
+            view.resolve(&path("bin"), false).expect("resolves").path,
+            path("bin")
+        );
+        assert!(matches!(
+            view.find(&path("loop/x")),
+            Err(LayerError::TooManyLinks { .. })
+        ));
     }
 
     #[test]

@@ -34,7 +34,10 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Limits { entries: 10_000_000, bytes: 1 << 42 }
+        Limits {
+            entries: 10_000_000,
+            bytes: 1 << 42,
+        }
     }
 }
 
@@ -54,12 +57,21 @@ pub struct Applied {
 /// # Errors
 /// [`LayerError`] of every kind; `out` then holds a useless piece.
 pub fn index_stream(stream: impl Read, out: impl Write, limits: Limits) -> Result<Applied, LayerError> {
-    let mut reader = TarReader::new(Tee { stream, out, hash: Sha256::new(), bytes: 0 });
+    let mut reader = TarReader::new(Tee {
+        stream,
+        out,
+        hash: Sha256::new(),
+        bytes: 0,
+    });
     let mut layer = Layer::new(limits);
     while let Some(raw) = reader.next()? {
         let offset = raw.offset;
         layer.take(raw, |entry, _| {
-            Ok(if entry.size > 0 { Place::Tar { offset } } else { Place::None })
+            Ok(if entry.size > 0 {
+                Place::Tar { offset }
+            } else {
+                Place::None
+            })
         })?;
     }
     finish(reader, layer.builder.finish())
@@ -76,13 +88,22 @@ pub fn unpack_stream(
     options: DirOptions,
     limits: Limits,
 ) -> Result<Applied, LayerError> {
-    let mut reader = TarReader::new(Tee { stream, out: io::sink(), hash: Sha256::new(), bytes: 0 });
+    let mut reader = TarReader::new(Tee {
+        stream,
+        out: io::sink(),
+        hash: Sha256::new(),
+        bytes: 0,
+    });
     let mut layer = Layer::new(limits);
     while let Some(raw) = reader.next()? {
         let contents = &mut reader;
         layer.take(raw, |entry, replaces| {
             write_now(root, entry, replaces, contents)?;
-            Ok(if entry.kind == Kind::File { Place::Dir } else { Place::None })
+            Ok(if entry.kind == Kind::File {
+                Place::Dir
+            } else {
+                Place::None
+            })
         })?;
     }
     let tree = layer.builder.finish();
@@ -90,12 +111,21 @@ pub fn unpack_stream(
     finish(reader, tree)
 }
 
-fn finish<R: Read, W: Write>(mut reader: TarReader<Tee<R, W>>, tree: TreeIndex) -> Result<Applied, LayerError> {
+fn finish<R: Read, W: Write>(
+    mut reader: TarReader<Tee<R, W>>,
+    tree: TreeIndex,
+) -> Result<Applied, LayerError> {
     reader.drain()?;
-    let Tee { mut out, hash, bytes, .. } = reader.into_inner();
+    let Tee {
+        mut out, hash, bytes, ..
+    } = reader.into_inner();
     out.flush().map_err(LayerError::io("write layer"))?;
     let digest: [u8; 32] = hash.finalize().into();
-    Ok(Applied { diff_id: DiffId::new(digest.into()), size: bytes, tree })
+    Ok(Applied {
+        diff_id: DiffId::new(digest.into()),
+        size: bytes,
+        tree,
+    })
 }
 
 /// What an archive's entries add up to so far.
@@ -108,7 +138,12 @@ struct Layer {
 
 impl Layer {
     fn new(limits: Limits) -> Self {
-        Layer { builder: TreeBuilder::new(), limits, entries: 0, bytes: 0 }
+        Layer {
+            builder: TreeBuilder::new(),
+            limits,
+            entries: 0,
+            bytes: 0,
+        }
     }
 
     /// Takes one entry in. `place` is called for what is to exist (not for deletions), with whether something of the same
@@ -121,19 +156,31 @@ impl Layer {
         self.entries += 1;
         self.bytes = self.bytes.saturating_add(raw.size);
         if self.entries > self.limits.entries {
-            return Err(LayerError::Limit { what: "entries", limit: self.limits.entries });
+            return Err(LayerError::Limit {
+                what: "entries",
+                limit: self.limits.entries,
+            });
         }
         if self.bytes > self.limits.bytes {
-            return Err(LayerError::Limit { what: "bytes of contents", limit: self.limits.bytes });
+            return Err(LayerError::Limit {
+                what: "bytes of contents",
+                limit: self.limits.bytes,
+            });
         }
         let at = raw.at;
         let bad_path = |cause| LayerError::BadPath { at, cause };
         let cleaned = RootPath::clean(&raw.path).map_err(bad_path)?;
-        let path = self.builder.resolve_parent(&cleaned).ok_or_else(|| LayerError::TooManyLinks {
-            path: cleaned.display().to_string(),
-        })?;
+        let path = self
+            .builder
+            .resolve_parent(&cleaned)
+            .ok_or_else(|| LayerError::TooManyLinks {
+                path: cleaned.display().to_string(),
+            })?;
         if path.is_root() && raw.kind != Kind::Dir {
-            return Err(LayerError::BadTar { at, what: "the root of a layer can only be a directory".to_owned() });
+            return Err(LayerError::BadTar {
+                at,
+                what: "the root of a layer can only be a directory".to_owned(),
+            });
         }
         if let Some(name) = path.file_name()
             && name.starts_with(WHITEOUT_PREFIX)
@@ -163,13 +210,19 @@ impl Layer {
             }
             Kind::Symlink => {
                 if raw.link.len() > tree::MAX_PATH_BYTES || raw.link.is_empty() {
-                    return Err(LayerError::BadTar { at, what: "a symbolic link's target is empty or too long".into() });
+                    return Err(LayerError::BadTar {
+                        at,
+                        what: "a symbolic link's target is empty or too long".into(),
+                    });
                 }
                 entry.link = Some(raw.link);
             }
             Kind::File | Kind::Dir | Kind::Char | Kind::Block | Kind::Fifo => {}
         }
-        let there = self.builder.entry(&entry.path).is_some_and(|old| !(old.is_dir() && entry.is_dir()));
+        let there = self
+            .builder
+            .entry(&entry.path)
+            .is_some_and(|old| !(old.is_dir() && entry.is_dir()));
         let place = place(&entry, there)?;
         self.builder.add(entry, place);
         Ok(())
@@ -184,7 +237,9 @@ impl Layer {
         if deleted.starts_with(WHITEOUT_PREFIX) {
             return Ok(()); // aufs' own bookkeeping, as in images of ten years ago
         }
-        let path = dir.child(deleted).map_err(|cause| LayerError::BadPath { at, cause })?;
+        let path = dir
+            .child(deleted)
+            .map_err(|cause| LayerError::BadPath { at, cause })?;
         self.builder.add_whiteout(&path);
         Ok(())
     }
@@ -219,8 +274,11 @@ fn write_now(root: &Root, entry: &Entry, replaces: bool, contents: &mut impl Rea
             }
         }
         Kind::HardLink => {
-            let target = RootPath::clean(entry.link.as_deref().unwrap_or_default()).map_err(tree::Error::from)?;
-            let is_file = root.try_metadata(&target)?.is_some_and(|metadata| metadata.kind() == Some(Kind::File));
+            let target =
+                RootPath::clean(entry.link.as_deref().unwrap_or_default()).map_err(tree::Error::from)?;
+            let is_file = root
+                .try_metadata(&target)?
+                .is_some_and(|metadata| metadata.kind() == Some(Kind::File));
             if is_file && target != entry.path && root.hard_link(&target, &entry.path).is_err() {
                 make_way(root, &entry.path)?;
                 root.hard_link(&target, &entry.path)?;

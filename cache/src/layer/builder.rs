@@ -47,7 +47,10 @@ impl TreeBuilder {
     pub fn new() -> Self {
         let mut pending = BTreeMap::new();
         pending.insert(RootPath::root(), implied(RootPath::root()));
-        TreeBuilder { pending, names: HashMap::new() }
+        TreeBuilder {
+            pending,
+            names: HashMap::new(),
+        }
     }
 
     /// How many paths there are so far.
@@ -91,7 +94,15 @@ impl TreeBuilder {
             Some(_) => self.pass_on(&entry.path),
             None => {}
         }
-        self.pending.insert(entry.path.clone(), Pending { entry: Some(entry), place, flags, digest });
+        self.pending.insert(
+            entry.path.clone(),
+            Pending {
+                entry: Some(entry),
+                place,
+                flags,
+                digest,
+            },
+        );
     }
 
     /// Adds a further name of `target`, with what the name's own header says of the file.
@@ -120,7 +131,10 @@ impl TreeBuilder {
             return true;
         };
         if file.kind != Kind::File {
-            let copy = Entry { path: name.path, ..file };
+            let copy = Entry {
+                path: name.path,
+                ..file
+            };
             self.insert(copy, Place::None, None);
             return true;
         }
@@ -146,20 +160,46 @@ impl TreeBuilder {
 
     /// Before what is at `path` goes: its contents pass on to the next of its names.
     fn pass_on(&mut self, path: &RootPath) {
-        let Some(names) = self.names.remove(path) else { return };
-        let Some(old) = self.pending.get(path).cloned() else { return };
+        let Some(names) = self.names.remove(path) else {
+            return;
+        };
+        let Some(old) = self.pending.get(path).cloned() else {
+            return;
+        };
         let is_name = |builder: &Self, name: &RootPath| {
-            builder.pending.get(name).and_then(|found| found.entry.as_ref()).is_some_and(|entry| {
-                entry.kind == Kind::HardLink && entry.link.as_deref() == Some(path.as_bytes())
-            })
+            builder
+                .pending
+                .get(name)
+                .and_then(|found| found.entry.as_ref())
+                .is_some_and(|entry| {
+                    entry.kind == Kind::HardLink && entry.link.as_deref() == Some(path.as_bytes())
+                })
         };
         let mut names: Vec<RootPath> = names.into_iter().filter(|name| is_name(self, name)).collect();
         names.sort();
         names.dedup();
-        let Some((heir, others)) = names.split_first() else { return };
-        let Pending { entry: Some(mut entry), place, digest, .. } = old else { return };
+        let Some((heir, others)) = names.split_first() else {
+            return;
+        };
+        let Pending {
+            entry: Some(mut entry),
+            place,
+            digest,
+            ..
+        } = old
+        else {
+            return;
+        };
         entry.path = heir.clone();
-        self.pending.insert(heir.clone(), Pending { entry: Some(entry), place, flags: 0, digest });
+        self.pending.insert(
+            heir.clone(),
+            Pending {
+                entry: Some(entry),
+                place,
+                flags: 0,
+                digest,
+            },
+        );
         for name in others {
             if let Some(entry) = self.pending.get_mut(name).and_then(|found| found.entry.as_mut()) {
                 entry.link = Some(heir.as_bytes().to_vec());
@@ -178,10 +218,19 @@ impl TreeBuilder {
         }
         let mut path = path.clone();
         for _ in 0..crate::view::MAX_LINKS {
-            let Some(link) = path.ancestors().find(|dir| is_link(dir)) else { return Some(path) };
-            let target = self.entry(&link).and_then(|entry| entry.link.as_deref()).unwrap_or_default();
+            let Some(link) = path.ancestors().find(|dir| is_link(dir)) else {
+                return Some(path);
+            };
+            let target = self
+                .entry(&link)
+                .and_then(|entry| entry.link.as_deref())
+                .unwrap_or_default();
             let rest = path.strip_prefix(&link)?;
-            let base = if target.first() == Some(&b'/') { RootPath::root() } else { link.parent()? };
+            let base = if target.first() == Some(&b'/') {
+                RootPath::root()
+            } else {
+                link.parent()?
+            };
             path = base.join(target).ok()?.join_path(&rest).ok()?;
         }
         None
@@ -200,7 +249,12 @@ impl TreeBuilder {
                 }
             }
             None => {
-                let whiteout = Pending { entry: None, place: Place::None, flags: 0, digest: None };
+                let whiteout = Pending {
+                    entry: None,
+                    place: Place::None,
+                    flags: 0,
+                    digest: None,
+                };
                 self.pending.insert(path.clone(), whiteout);
             }
         }
@@ -209,7 +263,10 @@ impl TreeBuilder {
     /// Says that the directory `path` hides all that lower layers have in it.
     pub fn set_opaque(&mut self, path: &RootPath) {
         self.imply_parents(path);
-        let found = self.pending.entry(path.clone()).or_insert_with(|| implied(path.clone()));
+        let found = self
+            .pending
+            .entry(path.clone())
+            .or_insert_with(|| implied(path.clone()));
         if found.entry.is_none() {
             *found = implied(path.clone());
         }
@@ -222,12 +279,6 @@ impl TreeBuilder {
     #[must_use]
     pub fn entry(&self, path: &RootPath) -> Option<&Entry> {
         self.pending.get(path)?.entry.as_ref()
-    }
-
-    /// What is at `path` so far, and where its contents lie.
-    pub(super) fn entry_and_place(&self, path: &RootPath) -> Option<(&Entry, Place)> {
-        let found = self.pending.get(path)?;
-        Some((found.entry.as_ref()?, found.place))
     }
 
     /// Forgets `path` and all beneath it, as if it had not been added.
@@ -255,7 +306,11 @@ impl TreeBuilder {
 
     fn imply_parents(&mut self, path: &RootPath) {
         let Some(parent) = path.parent() else { return };
-        if self.pending.get(&parent).is_some_and(|found| found.entry.as_ref().is_some_and(Entry::is_dir)) {
+        if self
+            .pending
+            .get(&parent)
+            .is_some_and(|found| found.entry.as_ref().is_some_and(Entry::is_dir))
+        {
             return;
         }
         for dir in parent.ancestors().chain([parent.clone()]) {
@@ -266,7 +321,11 @@ impl TreeBuilder {
                     self.pass_on(&dir);
                     // A deleted or replaced path that has something beneath it after all: a new directory.
                     let mut new = implied(dir.clone());
-                    new.flags = if was_deleted { FLAG_IMPLIED | FLAG_OPAQUE } else { FLAG_IMPLIED };
+                    new.flags = if was_deleted {
+                        FLAG_IMPLIED | FLAG_OPAQUE
+                    } else {
+                        FLAG_IMPLIED
+                    };
                     self.pending.insert(dir, new);
                 }
                 None => {
@@ -281,14 +340,25 @@ impl TreeBuilder {
     pub fn finish(self) -> TreeIndex {
         let mut assembled = Assembly::with_capacity(self.pending.len());
         for (path, pending) in self.pending {
-            assembled.push(&path, pending.entry.as_ref(), pending.place, pending.flags, pending.digest);
+            assembled.push(
+                &path,
+                pending.entry.as_ref(),
+                pending.place,
+                pending.flags,
+                pending.digest,
+            );
         }
         assembled.finish()
     }
 }
 
 fn implied(path: RootPath) -> Pending {
-    Pending { entry: Some(Entry::dir(path, 0o755)), place: Place::None, flags: FLAG_IMPLIED, digest: None }
+    Pending {
+        entry: Some(Entry::dir(path, 0o755)),
+        place: Place::None,
+        flags: FLAG_IMPLIED,
+        digest: None,
+    }
 }
 
 /// Puts records together that arrive in order.
@@ -302,13 +372,20 @@ pub(super) struct Assembly {
 
 impl Assembly {
     pub(super) fn with_capacity(records: usize) -> Self {
-        Assembly { records: Vec::with_capacity(records), arena: Vec::with_capacity(records * 32), ..Assembly::default() }
+        Assembly {
+            records: Vec::with_capacity(records),
+            arena: Vec::with_capacity(records * 32),
+            ..Assembly::default()
+        }
     }
 
     fn keep(&mut self, bytes: &[u8]) -> (u32, u32) {
         let at = u32::try_from(self.arena.len()).expect("limits keep paths of a layer below 4 GiB");
         self.arena.extend_from_slice(bytes);
-        (at, u32::try_from(bytes.len()).expect("limits keep one value below 4 GiB"))
+        (
+            at,
+            u32::try_from(bytes.len()).expect("limits keep one value below 4 GiB"),
+        )
     }
 
     /// Adds the next record; its path must sort after the last one's.
@@ -325,7 +402,10 @@ impl Assembly {
             let record = self.records[last as usize];
             let above = &self.arena[record.path_at as usize..][..record.path_len as usize];
             let inside = above.is_empty()
-                || path.as_bytes().strip_prefix(above).is_some_and(|rest| rest.first() == Some(&b'/'));
+                || path
+                    .as_bytes()
+                    .strip_prefix(above)
+                    .is_some_and(|rest| rest.first() == Some(&b'/'));
             if inside {
                 break;
             }
@@ -333,8 +413,11 @@ impl Assembly {
             self.open.pop();
         }
         let (path_at, path_len) = self.keep(path.as_bytes());
-        let (link_at, link_len) = self.keep(entry.and_then(|entry| entry.link.as_deref()).unwrap_or_default());
-        let xattrs = entry.map(|entry| encode_xattrs(&entry.xattrs)).unwrap_or_default();
+        let (link_at, link_len) =
+            self.keep(entry.and_then(|entry| entry.link.as_deref()).unwrap_or_default());
+        let xattrs = entry
+            .map(|entry| encode_xattrs(&entry.xattrs))
+            .unwrap_or_default();
         let (xattr_at, xattr_len) = self.keep(&xattrs);
         self.records.push(Record {
             path_at,
@@ -365,7 +448,11 @@ impl Assembly {
         }
         let changed = self.slots.iter().any(Option::is_some);
         let slots = if changed { self.slots } else { Vec::new() };
-        TreeIndex { records: self.records, arena: self.arena, digests: Digests { slots, changed }.into() }
+        TreeIndex {
+            records: self.records,
+            arena: self.arena,
+            digests: Digests { slots, changed }.into(),
+        }
     }
 }
 
@@ -412,7 +499,10 @@ mod tests {
         builder.add(Entry::dir(path("back"), 0o755), Place::None);
         builder.set_opaque(&path("o/p"));
         let tree = builder.finish();
-        assert_eq!(listed(&tree), ["back/!", "d/?", "d/x", "-gone", "k/!", "k/in", "o/?", "o/p/!?"]);
+        assert_eq!(
+            listed(&tree),
+            ["back/!", "d/?", "d/x", "-gone", "k/!", "k/in", "o/?", "o/p/!?"]
+        );
         assert_eq!(tree.get(tree.find(&path("k")).expect("there")).mode(), 0o711);
     }
 
@@ -431,8 +521,14 @@ mod tests {
         assert!(!builder.add_hard_link(Entry::new(path("a"), Kind::HardLink, 0o755), &path("a")));
         let tree = builder.finish();
         let get = |name: &str| tree.get(tree.find(&path(name)).expect("there"));
-        assert_eq!((get("a").size(), get("a").mode(), get("a").place()), (9, 0o644, Place::Tar { offset: 4096 }));
-        assert_eq!((get("b").size(), get("b").mode(), get("b").place()), (3, 0o755, Place::Tar { offset: 512 }));
+        assert_eq!(
+            (get("a").size(), get("a").mode(), get("a").place()),
+            (9, 0o644, Place::Tar { offset: 4096 })
+        );
+        assert_eq!(
+            (get("b").size(), get("b").mode(), get("b").place()),
+            (3, 0o755, Place::Tar { offset: 512 })
+        );
         assert_eq!((get("c").link(), get("c").mode()), (&b"b"[..], 0o755));
     }
 
@@ -444,7 +540,12 @@ mod tests {
             entry.link = Some(target.into());
             builder.add(entry, Place::None);
         }
-        for (from, to) in [("lib/x", Some("usr/lib/x")), ("lib", Some("lib")), ("loop/x", None), ("up/y", Some("usr/y"))] {
+        for (from, to) in [
+            ("lib/x", Some("usr/lib/x")),
+            ("lib", Some("lib")),
+            ("loop/x", None),
+            ("up/y", Some("usr/y")),
+        ] {
             assert_eq!(builder.resolve_parent(&path(from)), to.map(path), "{from}");
         }
     }

@@ -31,11 +31,15 @@ impl TreeIndex {
     pub fn encode(&self) -> Vec<u8> {
         let mut digests = self.digests.write();
         let has_digests = digests.slots.iter().any(Option::is_some);
-        let mut out = Vec::with_capacity(HEADER_BYTES + self.records.len() * (RECORD_BYTES + 33) + self.arena.len());
+        let mut out =
+            Vec::with_capacity(HEADER_BYTES + self.records.len() * (RECORD_BYTES + 33) + self.arena.len());
         out.extend_from_slice(MAGIC);
         put_u32(&mut out, VERSION);
         put_u32(&mut out, self.count());
-        put_u32(&mut out, u32::try_from(self.arena.len()).expect("an arena is below 4 GiB"));
+        put_u32(
+            &mut out,
+            u32::try_from(self.arena.len()).expect("an arena is below 4 GiB"),
+        );
         out.extend_from_slice(&[u8::from(has_digests), 0, 0, 0]);
         for record in &self.records {
             put_record(&mut out, record);
@@ -64,7 +68,10 @@ impl TreeIndex {
         }
         let version = get_u32(bytes, 8);
         if version != VERSION {
-            return Err(LayerError::TreeVersion { found: version, known: VERSION });
+            return Err(LayerError::TreeVersion {
+                found: version,
+                known: VERSION,
+            });
         }
         let (body, sum) = bytes.split_at(bytes.len() - 4);
         if crc32fast::hash(body) != get_u32(sum, 0) {
@@ -73,10 +80,17 @@ impl TreeIndex {
         let count = get_u32(body, 12) as usize;
         let arena_len = get_u32(body, 16) as usize;
         let has_digests = body[20] != 0;
-        let digest_bytes = if has_digests { count.checked_mul(33) } else { Some(0) };
-        let wanted = count
-            .checked_mul(RECORD_BYTES)
-            .and_then(|records| records.checked_add(HEADER_BYTES)?.checked_add(arena_len)?.checked_add(digest_bytes?));
+        let digest_bytes = if has_digests {
+            count.checked_mul(33)
+        } else {
+            Some(0)
+        };
+        let wanted = count.checked_mul(RECORD_BYTES).and_then(|records| {
+            records
+                .checked_add(HEADER_BYTES)?
+                .checked_add(arena_len)?
+                .checked_add(digest_bytes?)
+        });
         if wanted != Some(body.len()) || count == 0 {
             return Err(damaged("its length differs"));
         }
@@ -86,7 +100,11 @@ impl TreeIndex {
         for bytes in body[HEADER_BYTES..arena_at].as_chunks::<RECORD_BYTES>().0 {
             let record = get_record(bytes).ok_or_else(|| damaged("a record has an unknown kind"))?;
             let index = u32::try_from(records.len()).map_err(|_| damaged("it has too many records"))?;
-            let fits = |at: u32, len: u32| (at as usize).checked_add(len as usize).is_some_and(|end| end <= arena_len);
+            let fits = |at: u32, len: u32| {
+                (at as usize)
+                    .checked_add(len as usize)
+                    .is_some_and(|end| end <= arena_len)
+            };
             if !fits(record.path_at, record.path_len)
                 || !fits(record.link_at, record.link_len)
                 || !fits(record.xattr_at, record.xattr_len)
@@ -103,7 +121,15 @@ impl TreeIndex {
             .iter()
             .map(|slot| (slot[0] != 0).then(|| slot[1..].try_into().expect("33 less 1 is 32")))
             .collect();
-        let tree = TreeIndex { records, arena, digests: Digests { slots, changed: false }.into() };
+        let tree = TreeIndex {
+            records,
+            arena,
+            digests: Digests {
+                slots,
+                changed: false,
+            }
+            .into(),
+        };
         let sorted = (1..tree.count())
             .all(|index| RootPath::compare_bytes(tree.path_of(index - 1), tree.path_of(index)).is_lt());
         if !sorted || !tree.path_of(0).is_empty() {
@@ -175,10 +201,15 @@ fn get_record(bytes: &[u8; RECORD_BYTES]) -> Option<Record> {
         uid: at(8),
         gid: at(9),
         rdev: (at(10), at(11)),
-        mtime: Timestamp { nanos: at(12), secs: get_u64(bytes, 72).cast_signed() },
+        mtime: Timestamp {
+            nanos: at(12),
+            secs: get_u64(bytes, 72).cast_signed(),
+        },
         place: match at(13) {
             0 => Place::None,
-            1 => Place::Tar { offset: get_u64(bytes, 56) },
+            1 => Place::Tar {
+                offset: get_u64(bytes, 56),
+            },
             2 => Place::Dir,
             _ => return None,
         },
@@ -218,7 +249,10 @@ pub(super) fn encode_xattrs(xattrs: &BTreeMap<Vec<u8>, Vec<u8>>) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, value) in xattrs {
         for part in [name, value] {
-            put_u32(&mut out, u32::try_from(part.len()).expect("an attribute is below 4 GiB"));
+            put_u32(
+                &mut out,
+                u32::try_from(part.len()).expect("an attribute is below 4 GiB"),
+            );
             out.extend_from_slice(part);
         }
     }
@@ -273,7 +307,9 @@ mod tests {
         let tree = sample();
         let again = TreeIndex::decode(&tree.encode()).expect("whole");
         assert!(again.same_entries(&tree));
-        let ping = again.find(&RootPath::clean("bin/ping").expect("clean")).expect("there");
+        let ping = again
+            .find(&RootPath::clean("bin/ping").expect("clean"))
+            .expect("there");
         assert_eq!(again.get(ping).place(), Place::Tar { offset: 1 << 40 });
         assert_eq!(again.digest(ping), Some([9; 32]));
         assert_eq!(again.digest(0), None);

@@ -20,7 +20,7 @@ use std::{
 };
 
 use libdeflater::{CompressionLvl, Compressor};
-use oci::{Compression, Digest};
+use oci::Digest;
 
 use super::{LayerError, write::HashingWriter};
 
@@ -30,6 +30,17 @@ const MEMBER_BYTES: usize = 1024 * 1024;
 const MEMBERS_PER_CORE: usize = 2;
 /// zstd's own default.
 const ZSTD_DEFAULT_LEVEL: i32 = 3;
+
+/// How a layer's blob is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Compression {
+    /// The plain tar.
+    Uncompressed,
+    /// gzip.
+    Gzip,
+    /// zstd.
+    Zstd,
+}
 
 /// How hard to compress: the default, or a number in the compression's own scale (gzip 0 to 9, zstd 1 to 22).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -97,7 +108,9 @@ fn zstd_stream<W: Write>(
     };
     let mut encoder = zstd::stream::write::Encoder::new(out, level)?;
     // At least one worker: without any the stream is cut differently, and so the bytes would depend on the machine.
-    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get).min(16);
+    let workers = std::thread::available_parallelism()
+        .map_or(1, std::num::NonZero::get)
+        .min(16);
     encoder.multithread(u32::try_from(workers).unwrap_or(1))?;
     let mut buffer = vec![0; MEMBER_BYTES];
     loop {
@@ -148,7 +161,9 @@ fn gzip<W: Write>(mut tar: impl Read, mut out: HashingWriter<W>, level: i32) -> 
         first = false;
         while queue.len() >= limit || (last && !queue.is_empty()) {
             let result = queue.pop_front().expect("not empty");
-            let member = result.recv().map_err(|_| io::Error::other("a compression thread panicked"))??;
+            let member = result
+                .recv()
+                .map_err(|_| io::Error::other("a compression thread panicked"))??;
             out.write_chunk(member)?;
         }
         if last {
@@ -169,7 +184,8 @@ fn member(chunk: &[u8], level: i32) -> io::Result<Vec<u8>> {
         let mut compressor = match kept {
             Some((_, compressor)) => compressor,
             None => {
-                let level = CompressionLvl::new(level).map_err(|_| io::Error::other("unknown libdeflate level"))?;
+                let level =
+                    CompressionLvl::new(level).map_err(|_| io::Error::other("unknown libdeflate level"))?;
                 Compressor::new(level)
             }
         };
@@ -215,14 +231,24 @@ mod tests {
 
     #[test]
     fn what_is_compressed_is_read_again_and_hashed() {
-        for length in [0, 1, MEMBER_BYTES - 1, MEMBER_BYTES, MEMBER_BYTES + 1, 5 * MEMBER_BYTES + 7] {
+        for length in [
+            0,
+            1,
+            MEMBER_BYTES - 1,
+            MEMBER_BYTES,
+            MEMBER_BYTES + 1,
+            5 * MEMBER_BYTES + 7,
+        ] {
             let contents = sample(length);
             for kind in [Compression::Uncompressed, Compression::Gzip, Compression::Zstd] {
                 let done = compress(&contents[..], Vec::new(), kind, Level::Default).expect("memory");
                 assert_eq!(done.digest, Digest::of(&done.out), "{kind:?} {length}");
                 assert_eq!(done.size, done.out.len() as u64);
                 let mut again = Vec::new();
-                decompress(&done.out[..]).expect("begins").read_to_end(&mut again).expect("whole");
+                decompress(&done.out[..])
+                    .expect("begins")
+                    .read_to_end(&mut again)
+                    .expect("whole");
                 assert!(again == contents, "{kind:?} {length}");
             }
         }
@@ -232,8 +258,15 @@ mod tests {
     fn the_bytes_do_not_depend_on_the_number_of_cores() {
         let contents = sample(7 * MEMBER_BYTES + 1);
         let with = |threads: usize, inside: bool| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
-            let run = || compress(&contents[..], Vec::new(), Compression::Gzip, Level::Default).expect("memory").digest;
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .build()
+                .expect("threads");
+            let run = || {
+                compress(&contents[..], Vec::new(), Compression::Gzip, Level::Default)
+                    .expect("memory")
+                    .digest
+            };
             if inside { pool.install(run) } else { run() }
         };
         assert_eq!(with(1, true), with(2, false));
@@ -245,7 +278,14 @@ mod tests {
         let sizes: Vec<u64> = [1, 6, 9]
             .iter()
             .map(|&number| {
-                compress(&contents[..], Vec::new(), Compression::Gzip, Level::Number(number)).expect("memory").size
+                compress(
+                    &contents[..],
+                    Vec::new(),
+                    Compression::Gzip,
+                    Level::Number(number),
+                )
+                .expect("memory")
+                .size
             })
             .collect();
         assert!(sizes[0] >= sizes[1] && sizes[1] >= sizes[2], "{sizes:?}");

@@ -27,10 +27,20 @@ pub fn diff_dir<W: Write>(
     out: W,
 ) -> Result<(W, TarLayer), LayerError> {
     let mut linked = HashSet::new();
-    for record in upper.iter().filter(|record| record.kind() == NodeKind::Entry(Kind::HardLink)) {
+    for record in upper
+        .iter()
+        .filter(|record| record.kind() == NodeKind::Entry(Kind::HardLink))
+    {
         linked.insert(record.link());
     }
-    let mut diff = Diff { upper, contents, lower, linked, parents: Vec::new(), writer: TarLayerWriter::new(out) };
+    let mut diff = Diff {
+        upper,
+        contents,
+        lower,
+        linked,
+        parents: Vec::new(),
+        writer: TarLayerWriter::new(out),
+    };
     diff.directory(0, lower.root(), upper.get(0).is_opaque())?;
     diff.writer.finish()
 }
@@ -69,7 +79,9 @@ impl<W: Write> Diff<'_, W> {
                 below.pop();
                 self.delete(&path)?;
             }
-            let under = lower.as_ref().and_then(|node| self.lower.child(node, record.name()));
+            let under = lower
+                .as_ref()
+                .and_then(|node| self.lower.child(node, record.name()));
             self.change(record, under, hidden)?;
         }
         while let Some(node) = below.pop() {
@@ -81,7 +93,11 @@ impl<W: Write> Diff<'_, W> {
 
     fn change(&mut self, record: EntryRef<'_>, under: Option<Node>, hidden: bool) -> Result<(), LayerError> {
         if record.is_whiteout() {
-            return if under.is_some() { self.delete(&record.path()) } else { Ok(()) };
+            return if under.is_some() {
+                self.delete(&record.path())
+            } else {
+                Ok(())
+            };
         }
         let entry = record.entry().expect("not a whiteout");
         let same = match &under {

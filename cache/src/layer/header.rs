@@ -119,9 +119,24 @@ pub(super) fn encode(fields: &Fields<'_>) -> Vec<u8> {
             put_pax_record(&mut body, key.as_bytes(), value);
         }
         let mut name = b"PaxHeaders.0/".to_vec();
-        name.extend(fields.path.iter().rev().skip_while(|&&byte| byte == b'/').take_while(|&&byte| byte != b'/'));
+        name.extend(
+            fields
+                .path
+                .iter()
+                .rev()
+                .skip_while(|&&byte| byte == b'/')
+                .take_while(|&&byte| byte != b'/'),
+        );
         name[13..].reverse();
-        put_block(&mut out, &Fields { path: &name, typeflag: b'x', size: body.len() as u64, ..blank() });
+        put_block(
+            &mut out,
+            &Fields {
+                path: &name,
+                typeflag: b'x',
+                size: body.len() as u64,
+                ..blank()
+            },
+        );
         out.extend_from_slice(&body);
         out.resize(out.len().next_multiple_of(BLOCK), 0);
     }
@@ -167,10 +182,22 @@ fn put_block(out: &mut Vec<u8>, fields: &Fields<'_>) {
     let mut block = [0_u8; BLOCK];
     put_text(&mut block[0..100], fields.path);
     put_octal(&mut block[100..108], fields.mode.into());
-    put_octal(&mut block[108..116], if fields.uid > OCTAL_8 { 0 } else { fields.uid });
-    put_octal(&mut block[116..124], if fields.gid > OCTAL_8 { 0 } else { fields.gid });
-    put_octal(&mut block[124..136], if fields.size > OCTAL_12 { 0 } else { fields.size });
-    let secs = u64::try_from(fields.mtime_secs).ok().filter(|&secs| secs <= OCTAL_12).unwrap_or(0);
+    put_octal(
+        &mut block[108..116],
+        if fields.uid > OCTAL_8 { 0 } else { fields.uid },
+    );
+    put_octal(
+        &mut block[116..124],
+        if fields.gid > OCTAL_8 { 0 } else { fields.gid },
+    );
+    put_octal(
+        &mut block[124..136],
+        if fields.size > OCTAL_12 { 0 } else { fields.size },
+    );
+    let secs = u64::try_from(fields.mtime_secs)
+        .ok()
+        .filter(|&secs| secs <= OCTAL_12)
+        .unwrap_or(0);
     put_octal(&mut block[136..148], secs);
     block[156] = fields.typeflag;
     put_text(&mut block[157..257], fields.link);
@@ -204,7 +231,10 @@ fn put_octal(field: &mut [u8], value: u64) {
 
 /// Cuts a time to what a header keeps.
 pub(super) fn truncate(time: Timestamp) -> Timestamp {
-    Timestamp { secs: time.secs, nanos: 0 }
+    Timestamp {
+        secs: time.secs,
+        nanos: 0,
+    }
 }
 
 #[cfg(test)]
@@ -213,7 +243,12 @@ mod tests {
 
     #[test]
     fn a_pax_record_counts_its_own_length() {
-        for (value, length) in [("x", 9), ("12345678901234567890", 29), (&"v".repeat(90), 99), (&"v".repeat(91), 101)] {
+        for (value, length) in [
+            ("x", 9),
+            ("12345678901234567890", 29),
+            (&"v".repeat(90), 99),
+            (&"v".repeat(91), 101),
+        ] {
             let mut out = Vec::new();
             put_pax_record(&mut out, b"path", value.as_bytes());
             assert_eq!(out.len(), length, "{value}");
@@ -227,6 +262,9 @@ mod tests {
         assert_eq!(block.len(), BLOCK);
         let header = tar::Header::from_byte_slice(&block);
         assert_eq!(&*header.path_bytes(), b"q/r/.wh.a");
-        assert_eq!((header.mode().ok(), header.mtime().ok(), header.size().ok()), (Some(0), Some(0), Some(0)));
+        assert_eq!(
+            (header.mode().ok(), header.mtime().ok(), header.size().ok()),
+            (Some(0), Some(0), Some(0))
+        );
     }
 }

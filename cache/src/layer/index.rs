@@ -111,7 +111,11 @@ impl TreeIndex {
     /// If `index` is not below [`TreeIndex::len`].
     #[must_use]
     pub fn get(&self, index: u32) -> EntryRef<'_> {
-        EntryRef { tree: self, index, record: &self.records[index as usize] }
+        EntryRef {
+            tree: self,
+            index,
+            record: &self.records[index as usize],
+        }
     }
 
     /// All records in order, the root first.
@@ -174,7 +178,11 @@ impl TreeIndex {
     /// Bytes of contents that this layer brings (hard links not counted twice).
     #[must_use]
     pub fn content_bytes(&self) -> u64 {
-        self.records.iter().filter(|record| record.kind == NodeKind::Entry(Kind::File)).map(|record| record.size).sum()
+        self.records
+            .iter()
+            .filter(|record| record.kind == NodeKind::Entry(Kind::File))
+            .map(|record| record.size)
+            .sum()
     }
 
     /// The header digest of a record, where it is known.
@@ -249,7 +257,9 @@ impl<'a> EntryRef<'a> {
     #[must_use]
     pub fn name(&self) -> &'a [u8] {
         let path = self.path_bytes();
-        path.iter().rposition(|&byte| byte == b'/').map_or(path, |slash| &path[slash + 1..])
+        path.iter()
+            .rposition(|&byte| byte == b'/')
+            .map_or(path, |slash| &path[slash + 1..])
     }
 
     /// What it says of the path.
@@ -327,7 +337,9 @@ impl<'a> EntryRef<'a> {
     /// The entry; none for a whiteout.
     #[must_use]
     pub fn entry(&self) -> Option<Entry> {
-        let NodeKind::Entry(kind) = self.record.kind else { return None };
+        let NodeKind::Entry(kind) = self.record.kind else {
+            return None;
+        };
         let link = self.link();
         Some(Entry {
             path: self.path(),

@@ -12,11 +12,7 @@
 //! * With [`Ownership::BestEffort`] ids, devices and attributes that this user may not give are left out;
 //!   the index keeps what was wanted.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    os::fd::AsFd,
-};
+use std::{collections::HashMap, fs::File, os::fd::AsFd};
 
 use rustix::io::Errno;
 use tree::{Entry, Kind, Root, RootPath};
@@ -84,12 +80,33 @@ pub fn materialise(
     lower: &View,
     options: DirOptions,
 ) -> Result<(), LayerError> {
-    Settling { tree, contents: Some(contents), root, lower, options, here: None }.run()
+    Settling {
+        tree,
+        contents: Some(contents),
+        root,
+        lower,
+        options,
+        here: None,
+    }
+    .run()
 }
 
 /// As [`materialise`], for a directory that has the layer's files and hard links already, but not their attributes.
-pub(super) fn settle(tree: &TreeIndex, root: &Root, lower: &View, options: DirOptions) -> Result<(), LayerError> {
-    Settling { tree, contents: None, root, lower, options, here: None }.run()
+pub(super) fn settle(
+    tree: &TreeIndex,
+    root: &Root,
+    lower: &View,
+    options: DirOptions,
+) -> Result<(), LayerError> {
+    Settling {
+        tree,
+        contents: None,
+        root,
+        lower,
+        options,
+        here: None,
+    }
+    .run()
 }
 
 struct Settling<'a> {
@@ -156,11 +173,17 @@ impl Settling<'_> {
                 let file = match self.contents {
                     Some(contents) => {
                         let file = dir.create_file(&name, 0o600)?;
-                        let copied =
-                            contents.open(record)?.copy_to(&file).map_err(LayerError::io("write file of layer"))?;
+                        let copied = contents
+                            .open(record)?
+                            .copy_to(&file)
+                            .map_err(LayerError::io("write file of layer"))?;
                         if copied != record.size() {
                             let path = path.display().to_string();
-                            return Err(LayerError::Changed { path, expected: record.size(), found: copied });
+                            return Err(LayerError::Changed {
+                                path,
+                                expected: record.size(),
+                                found: copied,
+                            });
                         }
                         file
                     }
@@ -183,8 +206,16 @@ impl Settling<'_> {
 
     /// Attributes of a file, by its descriptor: no further look-up of its path.
     fn finish_file(&self, dir: &Root, name: &RootPath, file: &File, entry: &Entry) -> Result<(), LayerError> {
-        let failed = |action| move |cause: Errno| LayerError::Io { action, cause: cause.into() };
-        let owner = (rustix::fs::Uid::from_raw(entry.uid), rustix::fs::Gid::from_raw(entry.gid));
+        let failed = |action| {
+            move |cause: Errno| LayerError::Io {
+                action,
+                cause: cause.into(),
+            }
+        };
+        let owner = (
+            rustix::fs::Uid::from_raw(entry.uid),
+            rustix::fs::Gid::from_raw(entry.gid),
+        );
         match rustix::fs::fchown(file.as_fd(), Some(owner.0), Some(owner.1)) {
             Err(Errno::PERM | Errno::INVAL) if self.is_best_effort() => {}
             other => other.map_err(failed("set owner of a layer's file"))?,
@@ -192,9 +223,18 @@ impl Settling<'_> {
         rustix::fs::fchmod(file.as_fd(), rustix::fs::Mode::from_raw_mode(entry.mode))
             .map_err(failed("set mode of a layer's file"))?;
         self.xattrs(dir, name, entry)?;
-        let time = rustix::fs::Timespec { tv_sec: entry.mtime.secs, tv_nsec: entry.mtime.nanos.into() };
-        rustix::fs::futimens(file.as_fd(), &rustix::fs::Timestamps { last_access: time, last_modification: time })
-            .map_err(failed("set time of a layer's file"))
+        let time = rustix::fs::Timespec {
+            tv_sec: entry.mtime.secs,
+            tv_nsec: entry.mtime.nanos.into(),
+        };
+        rustix::fs::futimens(
+            file.as_fd(),
+            &rustix::fs::Timestamps {
+                last_access: time,
+                last_modification: time,
+            },
+        )
+        .map_err(failed("set time of a layer's file"))
     }
 
     fn attributes(&self, dir: &Root, name: &RootPath, entry: &Entry) -> Result<(), LayerError> {
@@ -226,7 +266,9 @@ impl Settling<'_> {
     fn may_skip(&self, error: &tree::Error) -> bool {
         let code = error.io().and_then(std::io::Error::raw_os_error);
         self.is_best_effort()
-            && [Errno::PERM, Errno::INVAL, Errno::ACCESS, Errno::NOTSUP].iter().any(|known| code == Some(known.raw_os_error()))
+            && [Errno::PERM, Errno::INVAL, Errno::ACCESS, Errno::NOTSUP]
+                .iter()
+                .any(|known| code == Some(known.raw_os_error()))
     }
 
     fn link(
@@ -256,7 +298,10 @@ impl Settling<'_> {
             return Err(dangling());
         }
         let file = self.root.create_file(&path, 0o600)?;
-        self.lower.open(&node)?.copy_to(&file).map_err(LayerError::io("write file of layer"))?;
+        self.lower
+            .open(&node)?
+            .copy_to(&file)
+            .map_err(LayerError::io("write file of layer"))?;
         self.finish_file(self.root, &path, &file, &entry)?;
         copied.insert(inode, path);
         Ok(())
@@ -294,6 +339,13 @@ pub fn placed_in_dir(tree: &TreeIndex) -> TreeIndex {
         };
     }
     let digests = tree.digests.read();
-    let digests = Digests { slots: digests.slots.clone(), changed: digests.changed };
-    TreeIndex { records, arena: tree.arena.clone(), digests: digests.into() }
+    let digests = Digests {
+        slots: digests.slots.clone(),
+        changed: digests.changed,
+    };
+    TreeIndex {
+        records,
+        arena: tree.arena.clone(),
+        digests: digests.into(),
+    }
 }

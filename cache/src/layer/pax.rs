@@ -45,13 +45,20 @@ pub(super) fn parse(mut bytes: &[u8]) -> Result<Overrides, String> {
 
 fn next_record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), String> {
     let malformed = || "malformed PAX record".to_owned();
-    let space = bytes.iter().take(20).position(|&byte| byte == b' ').ok_or_else(malformed)?;
+    let space = bytes
+        .iter()
+        .take(20)
+        .position(|&byte| byte == b' ')
+        .ok_or_else(malformed)?;
     let length = usize::try_from(number(&bytes[..space])?).map_err(|_| malformed())?;
     if length < 5 || length > bytes.len() || length <= space + 1 || bytes[length - 1] != b'\n' {
         return Err(malformed());
     }
     let record = &bytes[space + 1..length - 1];
-    let equals = record.iter().position(|&byte| byte == b'=').ok_or_else(malformed)?;
+    let equals = record
+        .iter()
+        .position(|&byte| byte == b'=')
+        .ok_or_else(malformed)?;
     let (key, value) = (&record[..equals], &record[equals + 1..]);
     let is_text = matches!(key, b"path" | b"linkpath" | b"uname" | b"gname");
     if key.is_empty() || key.contains(&0) || (is_text && value.contains(&0)) {
@@ -88,7 +95,9 @@ impl Overrides {
 
 fn number(text: &[u8]) -> Result<u64, String> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
-    let parsed = digits.then(|| std::str::from_utf8(text).ok()?.parse().ok()).flatten();
+    let parsed = digits
+        .then(|| std::str::from_utf8(text).ok()?.parse().ok())
+        .flatten();
     parsed.ok_or_else(|| format!("PAX number {:?} is none", String::from_utf8_lossy(text)))
 }
 
@@ -107,11 +116,21 @@ fn time(text: &[u8]) -> Result<Timestamp, String> {
         return Err(bad());
     }
     let secs = i64::try_from(number(whole).map_err(|_| bad())?).map_err(|_| bad())?;
-    let nanos = fraction.iter().chain(&[b'0'; 9]).take(9).fold(0_u32, |sum, &digit| sum * 10 + u32::from(digit - b'0'));
+    let nanos = fraction
+        .iter()
+        .chain(&[b'0'; 9])
+        .take(9)
+        .fold(0_u32, |sum, &digit| sum * 10 + u32::from(digit - b'0'));
     Ok(match (negative, nanos) {
         (false, _) => Timestamp { secs, nanos },
-        (true, 0) => Timestamp { secs: -secs, nanos: 0 },
-        (true, _) => Timestamp { secs: -secs - 1, nanos: 1_000_000_000 - nanos },
+        (true, 0) => Timestamp {
+            secs: -secs,
+            nanos: 0,
+        },
+        (true, _) => Timestamp {
+            secs: -secs - 1,
+            nanos: 1_000_000_000 - nanos,
+        },
     })
 }
 
@@ -121,12 +140,20 @@ mod tests {
 
     #[test]
     fn records_override_fields() {
-        let found = parse(b"14 path=a/bcd\n13 size=1234\n22 mtime=-1.250000000\n9 uid=70\n9 gid=\n").expect_err("gid");
+        let found = parse(b"14 path=a/bcd\n13 size=1234\n22 mtime=-1.250000000\n9 uid=70\n9 gid=\n")
+            .expect_err("gid");
         assert_eq!(found, "malformed PAX record");
-        let found = parse(b"14 path=a/bcd\n13 size=1234\n18 mtime=-1.25000\n10 uid=70\n8 gid=\n").expect("whole");
+        let found =
+            parse(b"14 path=a/bcd\n13 size=1234\n18 mtime=-1.25000\n10 uid=70\n7 gid=\n").expect("whole");
         assert_eq!(found.path.as_deref(), Some(&b"a/bcd"[..]));
         assert_eq!((found.size, found.uid, found.gid), (Some(1234), Some(70), None));
-        assert_eq!(found.mtime, Some(Timestamp { secs: -2, nanos: 750_000_000 }));
+        assert_eq!(
+            found.mtime,
+            Some(Timestamp {
+                secs: -2,
+                nanos: 750_000_000
+            })
+        );
     }
 
     #[test]

@@ -54,7 +54,12 @@ pub(super) struct TarReader<R: Read> {
 
 impl<R: Read> TarReader<R> {
     pub(super) fn new(inner: R) -> Self {
-        TarReader { inner, position: 0, left: 0, padding: 0 }
+        TarReader {
+            inner,
+            position: 0,
+            left: 0,
+            padding: 0,
+        }
     }
 
     /// The next entry; none at the end of the archive.
@@ -104,12 +109,22 @@ impl<R: Read> TarReader<R> {
         size: u64,
         overrides: &mut Overrides,
     ) -> Result<RawEntry, LayerError> {
-        let path = overrides.path.take().unwrap_or_else(|| header.path_bytes().into_owned());
-        let link =
-            overrides.link.take().unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
-        let unsupported = |what| LayerError::Unsupported { path: String::from_utf8_lossy(&path).into_owned(), what };
+        let path = overrides
+            .path
+            .take()
+            .unwrap_or_else(|| header.path_bytes().into_owned());
+        let link = overrides
+            .link
+            .take()
+            .unwrap_or_else(|| header.link_name_bytes().unwrap_or_default().into_owned());
+        let unsupported = |what| LayerError::Unsupported {
+            path: String::from_utf8_lossy(&path).into_owned(),
+            what,
+        };
         if overrides.is_sparse() {
-            return Err(unsupported("is a sparse file of GNU tar; make the archive without --sparse"));
+            return Err(unsupported(
+                "is a sparse file of GNU tar; make the archive without --sparse",
+            ));
         }
         let kind = match block[156] {
             0 if path.ends_with(b"/") => Kind::Dir,
@@ -120,20 +135,36 @@ impl<R: Read> TarReader<R> {
             b'4' => Kind::Block,
             b'5' => Kind::Dir,
             b'6' => Kind::Fifo,
-            b'S' => return Err(unsupported("is a sparse file of GNU tar; make the archive without --sparse")),
+            b'S' => {
+                return Err(unsupported(
+                    "is a sparse file of GNU tar; make the archive without --sparse",
+                ));
+            }
             _ => return Err(unsupported("has a type that is not known")),
         };
-        let size = if kind == Kind::File { overrides.size.unwrap_or(size) } else { 0 };
+        let size = if kind == Kind::File {
+            overrides.size.unwrap_or(size)
+        } else {
+            0
+        };
         let id = |from: Option<u64>, field: &[u8], what| -> Result<u32, LayerError> {
             let found = match from {
                 Some(found) => found,
-                None => u64::try_from(numeric(field).ok_or_else(|| bad(at, what))?).map_err(|_| bad(at, what))?,
+                None => {
+                    u64::try_from(numeric(field).ok_or_else(|| bad(at, what))?).map_err(|_| bad(at, what))?
+                }
             };
-            if found > MAX_ID { Err(bad(at, what)) } else { u32::try_from(found).map_err(|_| bad(at, what)) }
+            if found > MAX_ID {
+                Err(bad(at, what))
+            } else {
+                u32::try_from(found).map_err(|_| bad(at, what))
+            }
         };
         let mtime = match overrides.mtime {
             Some(mtime) => mtime,
-            None => Timestamp::from_secs(numeric(&block[136..148]).ok_or_else(|| bad(at, "its time is no number"))?),
+            None => Timestamp::from_secs(
+                numeric(&block[136..148]).ok_or_else(|| bad(at, "its time is no number"))?,
+            ),
         };
         let mode = numeric(&block[100..108]).ok_or_else(|| bad(at, "its mode is no number"))?;
         let is_device = matches!(kind, Kind::Char | Kind::Block);
@@ -143,7 +174,10 @@ impl<R: Read> TarReader<R> {
             u32::try_from(number).map_err(|_| bad(at, "its device number is out of range"))
         };
         self.left = size;
-        self.padding = size.checked_next_multiple_of(BLOCK as u64).ok_or_else(|| bad(at, "its size is too large"))? - size;
+        self.padding = size
+            .checked_next_multiple_of(BLOCK as u64)
+            .ok_or_else(|| bad(at, "its size is too large"))?
+            - size;
         Ok(RawEntry {
             at,
             offset: self.position,
@@ -156,7 +190,11 @@ impl<R: Read> TarReader<R> {
             rdev: (device(&block[329..337])?, device(&block[337..345])?),
             xattrs: std::mem::take(&mut overrides.xattrs),
             path,
-            link: if matches!(kind, Kind::HardLink | Kind::Symlink) { link } else { Vec::new() },
+            link: if matches!(kind, Kind::HardLink | Kind::Symlink) {
+                link
+            } else {
+                Vec::new()
+            },
         })
     }
 
@@ -176,7 +214,12 @@ impl<R: Read> TarReader<R> {
         }
         let stored = numeric(&block[148..156]).ok_or_else(|| bad(at, "its checksum is no number"))?;
         let at_sum = |index: usize| (148..156).contains(&index);
-        let bytes = || block.iter().enumerate().map(|(index, &byte)| if at_sum(index) { b' ' } else { byte });
+        let bytes = || {
+            block
+                .iter()
+                .enumerate()
+                .map(|(index, &byte)| if at_sum(index) { b' ' } else { byte })
+        };
         let unsigned: i64 = bytes().map(i64::from).sum();
         let signed: i64 = bytes().map(|byte| i64::from(byte.cast_signed())).sum();
         if stored != unsigned && stored != signed {
@@ -188,7 +231,10 @@ impl<R: Read> TarReader<R> {
     /// The body of an extended header.
     fn extension(&mut self, at: u64, size: u64) -> Result<Vec<u8>, LayerError> {
         if size > pax::MAX_BYTES {
-            return Err(LayerError::Limit { what: "bytes in one extended header", limit: pax::MAX_BYTES });
+            return Err(LayerError::Limit {
+                what: "bytes in one extended header",
+                limit: pax::MAX_BYTES,
+            });
         }
         let padded = usize::try_from(size.next_multiple_of(BLOCK as u64)).expect("limited above");
         let mut body = vec![0_u8; padded];
@@ -202,7 +248,8 @@ impl<R: Read> TarReader<R> {
     fn skip_rest(&mut self) -> Result<(), LayerError> {
         let rest = self.left + self.padding;
         let at = self.position;
-        let skipped = io::copy(&mut (&mut self.inner).take(rest), &mut io::sink()).map_err(LayerError::io("read tar"))?;
+        let skipped = io::copy(&mut (&mut self.inner).take(rest), &mut io::sink())
+            .map_err(LayerError::io("read tar"))?;
         self.position += skipped;
         if skipped < rest {
             return Err(bad(at, "the archive ends in the middle of a file"));
@@ -253,7 +300,10 @@ impl<R: Read> Read for TarReader<R> {
 }
 
 fn bad(at: u64, what: &str) -> LayerError {
-    LayerError::BadTar { at, what: what.to_owned() }
+    LayerError::BadTar {
+        at,
+        what: what.to_owned(),
+    }
 }
 
 fn until_nul(mut bytes: Vec<u8>) -> Vec<u8> {
@@ -270,7 +320,11 @@ fn numeric(field: &[u8]) -> Option<i64> {
         let negative = first & 0x40 != 0;
         let mut value: i64 = if negative { -1 } else { 0 };
         for (index, &byte) in field.iter().enumerate() {
-            let byte = if index == 0 && !negative { byte & 0x7f } else { byte };
+            let byte = if index == 0 && !negative {
+                byte & 0x7f
+            } else {
+                byte
+            };
             if value > i64::MAX >> 8 || value < i64::MIN >> 8 {
                 return None;
             }
@@ -279,7 +333,10 @@ fn numeric(field: &[u8]) -> Option<i64> {
         return Some(value);
     }
     let text = field.trim_ascii_start();
-    let end = text.iter().position(|&byte| byte == 0 || byte == b' ').unwrap_or(text.len());
+    let end = text
+        .iter()
+        .position(|&byte| byte == 0 || byte == b' ')
+        .unwrap_or(text.len());
     let (digits, rest) = text.split_at(end);
     if !rest.iter().all(|&byte| byte == 0 || byte == b' ') {
         return None;
@@ -291,7 +348,10 @@ fn numeric(field: &[u8]) -> Option<i64> {
     if digits.is_empty() {
         return Some(0);
     }
-    i64::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok().filter(|&value| value >= 0)
+    if !digits.iter().all(|digit| (b'0'..=b'7').contains(digit)) {
+        return None;
+    }
+    i64::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()
 }
 
 #[cfg(test)]

@@ -44,7 +44,8 @@ pub fn rewrite_timestamps<W: Write>(
         });
         out.write_all(&header).map_err(&failed)?;
         let copied = io::copy(&mut reader, &mut out).map_err(&failed)?;
-        let padding = usize::try_from(copied.next_multiple_of(BLOCK as u64) - copied).expect("less than a block");
+        let padding =
+            usize::try_from(copied.next_multiple_of(BLOCK as u64) - copied).expect("less than a block");
         out.write_all(&[0; BLOCK][..padding]).map_err(&failed)?;
     }
     out.write_all(&[0; 2 * BLOCK]).map_err(&failed)?;

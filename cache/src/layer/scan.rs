@@ -22,7 +22,13 @@ pub fn scan_upper(root: &Root, options: DirOptions) -> Result<TreeIndex, LayerEr
     let top = RootPath::root();
     let mut entry = root.entry(&top)?.expect("a root is a directory");
     let is_opaque = take_overlay_xattrs(&mut entry, options);
-    tree.push(&top, Some(&entry), Place::None, if is_opaque { FLAG_OPAQUE } else { 0 }, None);
+    tree.push(
+        &top,
+        Some(&entry),
+        Place::None,
+        if is_opaque { FLAG_OPAQUE } else { 0 },
+        None,
+    );
     for item in found {
         let mut entry = item.entry;
         if entry.kind == Kind::Char && entry.rdev == (0, 0) {
@@ -30,8 +36,16 @@ pub fn scan_upper(root: &Root, options: DirOptions) -> Result<TreeIndex, LayerEr
             continue;
         }
         let is_opaque = take_overlay_xattrs(&mut entry, options);
-        let place = if entry.kind == Kind::File { Place::Dir } else { Place::None };
-        let flags = if is_opaque && entry.is_dir() { FLAG_OPAQUE } else { 0 };
+        let place = if entry.kind == Kind::File {
+            Place::Dir
+        } else {
+            Place::None
+        };
+        let flags = if is_opaque && entry.is_dir() {
+            FLAG_OPAQUE
+        } else {
+            0
+        };
         tree.push(&entry.path, Some(&entry), place, flags, None);
     }
     Ok(tree.finish())
@@ -39,7 +53,12 @@ pub fn scan_upper(root: &Root, options: DirOptions) -> Result<TreeIndex, LayerEr
 
 /// Removes what overlayfs keeps for itself; says whether the directory is opaque.
 fn take_overlay_xattrs(entry: &mut tree::Entry, options: DirOptions) -> bool {
-    let is_opaque = entry.xattrs.get(options.xattrs.opaque()).is_some_and(|value| value == b"y");
-    entry.xattrs.retain(|name, _| !name.starts_with(options.xattrs.prefix()));
+    let is_opaque = entry
+        .xattrs
+        .get(options.xattrs.opaque())
+        .is_some_and(|value| value == b"y");
+    entry
+        .xattrs
+        .retain(|name, _| !name.starts_with(options.xattrs.prefix()));
     is_opaque
 }

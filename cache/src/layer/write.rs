@@ -55,8 +55,18 @@ impl<W: Write> TarLayerWriter<W> {
     pub fn new(out: W) -> Self {
         let mut tree = Assembly::default();
         let root = Entry::dir(RootPath::root(), 0o755);
-        tree.push(&root.path, Some(&root), Place::None, super::index::FLAG_IMPLIED, None);
-        TarLayerWriter { out: HashingWriter::new(out), tree, last: RootPath::root() }
+        tree.push(
+            &root.path,
+            Some(&root),
+            Place::None,
+            super::index::FLAG_IMPLIED,
+            None,
+        );
+        TarLayerWriter {
+            out: HashingWriter::new(out),
+            tree,
+            last: RootPath::root(),
+        }
     }
 
     /// Adds an entry; of a file's `contents` exactly `entry.size` bytes are expected.
@@ -78,10 +88,14 @@ impl<W: Write> TarLayerWriter<W> {
         digest: Option<HeaderDigest>,
     ) -> Result<(), LayerError> {
         self.check_order(&entry.path)?;
-        self.out.write_all(&encode_entry(entry)).map_err(LayerError::io("write layer"))?;
+        self.out
+            .write_all(&encode_entry(entry))
+            .map_err(LayerError::io("write layer"))?;
         let mut place = Place::None;
         if entry.kind == Kind::File && entry.size > 0 {
-            place = Place::Tar { offset: self.out.written };
+            place = Place::Tar {
+                offset: self.out.written,
+            };
             self.copy(entry, &mut contents)?;
         }
         let mut kept = entry.clone();
@@ -97,7 +111,9 @@ impl<W: Write> TarLayerWriter<W> {
     /// [`LayerError::OutOfOrder`]; I/O.
     pub fn add_whiteout(&mut self, path: &RootPath) -> Result<(), LayerError> {
         self.check_order(path)?;
-        self.out.write_all(&encode_whiteout(path)).map_err(LayerError::io("write layer"))?;
+        self.out
+            .write_all(&encode_whiteout(path))
+            .map_err(LayerError::io("write layer"))?;
         self.tree.push(path, None, Place::None, 0, None);
         Ok(())
     }
@@ -132,7 +148,9 @@ impl<W: Write> TarLayerWriter<W> {
                     Err(error) => return Err(LayerError::io("read contents")(error)),
                 }
             }
-            self.out.write_chunk(chunk).map_err(LayerError::io("write layer"))?;
+            self.out
+                .write_chunk(chunk)
+                .map_err(LayerError::io("write layer"))?;
             left -= want as u64;
         }
         if contents.read(&mut [0]).map_err(LayerError::io("read contents"))? != 0 {
@@ -141,7 +159,9 @@ impl<W: Write> TarLayerWriter<W> {
         let padding = entry.size.next_multiple_of(BLOCK as u64) - entry.size;
         let zeros = [0_u8; BLOCK];
         let padding = usize::try_from(padding).expect("padding is less than a block");
-        self.out.write_all(&zeros[..padding]).map_err(LayerError::io("write layer"))
+        self.out
+            .write_all(&zeros[..padding])
+            .map_err(LayerError::io("write layer"))
     }
 
     /// Ends the tar and gives back the writer, with what was written.
@@ -149,9 +169,18 @@ impl<W: Write> TarLayerWriter<W> {
     /// # Errors
     /// I/O.
     pub fn finish(mut self) -> Result<(W, TarLayer), LayerError> {
-        self.out.write_all(&[0; 2 * BLOCK]).map_err(LayerError::io("write layer"))?;
+        self.out
+            .write_all(&[0; 2 * BLOCK])
+            .map_err(LayerError::io("write layer"))?;
         let (out, digest, size) = self.out.finish().map_err(LayerError::io("write layer"))?;
-        Ok((out, TarLayer { diff_id: DiffId::new(digest), size, tree: self.tree.finish() }))
+        Ok((
+            out,
+            TarLayer {
+                diff_id: DiffId::new(digest),
+                size,
+                tree: self.tree.finish(),
+            },
+        ))
     }
 }
 
@@ -166,12 +195,21 @@ pub(crate) struct HashingWriter<W: Write> {
 
 enum Hash {
     Here(Sha256),
-    Thread { chunks: SyncSender<Vec<u8>>, back: Receiver<Vec<u8>>, thread: JoinHandle<Sha256> },
+    Thread {
+        chunks: SyncSender<Vec<u8>>,
+        back: Receiver<Vec<u8>>,
+        thread: JoinHandle<Sha256>,
+    },
 }
 
 impl<W: Write> HashingWriter<W> {
     pub(crate) fn new(out: W) -> Self {
-        HashingWriter { out, hash: Hash::Here(Sha256::new()), spare: Vec::new(), written: 0 }
+        HashingWriter {
+            out,
+            hash: Hash::Here(Sha256::new()),
+            spare: Vec::new(),
+            written: 0,
+        }
     }
 
     /// A buffer of `length` bytes, from those that were hashed already if there are any.
@@ -196,24 +234,30 @@ impl<W: Write> HashingWriter<W> {
                 self.spare.push(chunk);
             }
             Hash::Thread { chunks, .. } => {
-                chunks.send(chunk).map_err(|_| io::Error::other("the hashing thread ended early"))?;
+                chunks
+                    .send(chunk)
+                    .map_err(|_| io::Error::other("the hashing thread ended early"))?;
             }
         }
         Ok(())
     }
 
     fn start_thread(&mut self) -> io::Result<()> {
-        let Hash::Here(hash) = &mut self.hash else { return Ok(()) };
+        let Hash::Here(hash) = &mut self.hash else {
+            return Ok(());
+        };
         let mut hash = std::mem::take(hash);
         let (chunks, incoming) = sync_channel::<Vec<u8>>(QUEUED_CHUNKS);
         let (outgoing, back) = sync_channel::<Vec<u8>>(QUEUED_CHUNKS);
-        let thread = std::thread::Builder::new().name("layer-hash".into()).spawn(move || {
-            for chunk in incoming {
-                hash.update(&chunk);
-                drop(outgoing.try_send(chunk)); // full: the buffer is simply freed
-            }
-            hash
-        })?;
+        let thread = std::thread::Builder::new()
+            .name("layer-hash".into())
+            .spawn(move || {
+                for chunk in incoming {
+                    hash.update(&chunk);
+                    drop(outgoing.try_send(chunk)); // full: the buffer is simply freed
+                }
+                hash
+            })?;
         self.hash = Hash::Thread { chunks, back, thread };
         Ok(())
     }
@@ -224,7 +268,9 @@ impl<W: Write> HashingWriter<W> {
             Hash::Here(hash) => hash,
             Hash::Thread { chunks, thread, .. } => {
                 drop(chunks);
-                thread.join().map_err(|_| io::Error::other("the hashing thread panicked"))?
+                thread
+                    .join()
+                    .map_err(|_| io::Error::other("the hashing thread panicked"))?
             }
         };
         let sum: [u8; 32] = hash.finalize().into();

@@ -36,9 +36,11 @@ impl Contents {
         };
         match (record.place(), self) {
             (Place::None, _) if record.size() == 0 => Ok(ContentReader::Empty),
-            (Place::Tar { offset }, Contents::Tar(file)) => {
-                Ok(ContentReader::Range { file, position: offset, left: record.size() })
-            }
+            (Place::Tar { offset }, Contents::Tar(file)) => Ok(ContentReader::Range {
+                file,
+                position: offset,
+                left: record.size(),
+            }),
             (Place::Dir, Contents::Dir(root)) => Ok(ContentReader::File(root.open_file(&record.path())?.0)),
             _ => Err(missing()),
         }
