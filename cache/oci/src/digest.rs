@@ -1,43 +1,60 @@
-//! Names of things by what they hold: SHA-256, kept as bytes, printed only at the rim.
+//! The names of content: digests of exact bytes, and the three kinds that must not be mixed up.
+//!
+//! | type | is the SHA-256 of |
+//! |---|---|
+//! | [`Digest`] | a blob, as pushed and pulled |
+//! | [`DiffId`] | one layer's uncompressed tar (image-spec, config.md, `rootfs.diff_ids`) |
+//! | [`ChainId`] | a stack of layers (image-spec, config.md, "Layer ChainID") |
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fmt,
+    io::{self, Read, Write},
+    str::FromStr,
+};
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
-use sha2::Digest as _;
-
-/// The name of a blob: the SHA-256 of its exact bytes, as pushed and pulled.
+/// The name of a blob: the SHA-256 of its exact bytes.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Digest([u8; 32]);
 
-/// A text that is no digest.
+/// Why a text is no digest.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no digest: it must be sha256: and 64 lower-case hexadecimal digits")]
-pub struct ParseDigestError(String);
+#[error("invalid digest {text:?}: {reason}")]
+pub struct ParseDigestError {
+    text: String,
+    reason: &'static str,
+}
 
 impl Digest {
-    /// Reads `sha256:<hex>`.
+    /// Reads `sha256:<64 lower-case hex digits>` (image-spec, descriptor.md, "Digests").
     ///
     /// # Errors
-    /// For any other text.
-    pub fn parse(text: &str) -> Result<Self, ParseDigestError> {
-        let error = || ParseDigestError(text.chars().take(100).collect());
-        let hex = text.strip_prefix("sha256:").ok_or_else(error)?;
-        let is_hex = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-        if hex.len() != 64 || !hex.bytes().all(is_hex) {
-            return Err(error());
+    /// For another algorithm, another length, or digits that are not lower-case hex.
+    pub fn parse(text: &str) -> Result<Digest, ParseDigestError> {
+        let fail = |reason| ParseDigestError {
+            text: text.chars().take(200).collect(),
+            reason,
+        };
+        let hex = text
+            .strip_prefix("sha256:")
+            .ok_or_else(|| fail("only sha256 is supported"))?;
+        if hex.len() != 64 {
+            return Err(fail("sha256 has 64 hex digits"));
+        }
+        if hex.bytes().any(|b| !matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+            return Err(fail("digits must be lower-case hex"));
         }
         let mut bytes = [0; 32];
-        hex::decode_to_slice(hex, &mut bytes).map_err(|_| error())?;
-        Ok(Self(bytes))
+        hex::decode_to_slice(hex, &mut bytes).map_err(|_| fail("digits must be lower-case hex"))?;
+        Ok(Digest(bytes))
     }
 
-    /// The digest of these bytes.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(sha2::Sha256::digest(bytes).into())
+    /// The digest of `bytes`.
+    pub fn of(bytes: &[u8]) -> Digest {
+        Digest(Sha256::digest(bytes).into())
     }
 
-    /// The 64 digits, without `sha256:`.
+    /// The 64 hex digits.
     pub fn hex(&self) -> String {
         hex::encode(self.0)
     }
@@ -49,16 +66,15 @@ impl Digest {
 }
 
 impl From<[u8; 32]> for Digest {
-    fn from(bytes: [u8; 32]) -> Self {
-        Self(bytes)
+    fn from(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
     }
 }
 
 impl FromStr for Digest {
     type Err = ParseDigestError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Self::parse(text)
+    fn from_str(text: &str) -> Result<Digest, ParseDigestError> {
+        Digest::parse(text)
     }
 }
 
@@ -81,99 +97,199 @@ impl Serialize for Digest {
 }
 
 impl<'de> Deserialize<'de> for Digest {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Digest, D::Error> {
         let text = String::deserialize(deserializer)?;
-        Self::parse(&text).map_err(de::Error::custom)
+        Digest::parse(&text).map_err(serde::de::Error::custom)
     }
 }
 
-/// The digest of one layer's uncompressed tar (image-spec, config.md, `rootfs.diff_ids`).
+/// The digest of one layer's uncompressed tar.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct DiffId(Digest);
 
 impl DiffId {
-    /// Takes a digest for what it is.
-    pub fn new(digest: Digest) -> Self {
-        Self(digest)
+    /// Names the layer whose uncompressed tar has this digest.
+    pub fn new(digest: Digest) -> DiffId {
+        DiffId(digest)
     }
 
-    /// The digest.
-    pub fn digest(self) -> Digest {
+    /// The digest of the uncompressed tar.
+    pub fn digest(&self) -> Digest {
         self.0
     }
 }
 
 impl fmt::Display for DiffId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        self.0.fmt(f)
     }
 }
 
-/// The identity of a stack of layers (image-spec, config.md, "Layer ChainID").
+/// The identity of a stack of layers; grows by [`ChainId::push`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
 pub struct ChainId(Digest);
 
 impl ChainId {
-    /// Takes a digest for what it is.
-    pub fn new(digest: Digest) -> Self {
-        Self(digest)
+    /// Takes a chain id as it was stored.
+    pub fn new(digest: Digest) -> ChainId {
+        ChainId(digest)
     }
 
-    /// The digest.
-    pub fn digest(self) -> Digest {
-        self.0
+    /// The chain id of a whole stack, bottom first; `None` for no layers.
+    pub fn of(layers: &[DiffId]) -> Option<ChainId> {
+        layers
+            .iter()
+            .fold(None, |chain, layer| Some(ChainId::push(chain, *layer)))
     }
 
-    /// The stack with one more layer on top.
-    #[must_use]
-    pub fn push(below: Option<Self>, layer: DiffId) -> Self {
-        match below {
-            None => Self(layer.0),
-            Some(below) => Self(Digest::of(format!("{} {}", below.0, layer.0).as_bytes())),
+    /// The chain id of `layer` on top of `chain`.
+    pub fn push(chain: Option<ChainId>, layer: DiffId) -> ChainId {
+        match chain {
+            None => ChainId(layer.0),
+            Some(below) => ChainId(Digest::of(format!("{} {}", below.0, layer.0).as_bytes())),
         }
     }
 
-    /// The stack of these layers, bottom first; `None` for none.
-    pub fn of(layers: &[DiffId]) -> Option<Self> {
-        layers
-            .iter()
-            .fold(None, |below, layer| Some(Self::push(below, *layer)))
+    /// The digest that names the chain.
+    pub fn digest(&self) -> Digest {
+        self.0
     }
 }
 
 impl fmt::Display for ChainId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        self.0.fmt(f)
+    }
+}
+
+/// Hashes and counts what is written through it.
+pub struct DigestWriter<W> {
+    inner: W,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> DigestWriter<W> {
+    /// Passes everything on to `inner`.
+    pub fn new(inner: W) -> DigestWriter<W> {
+        DigestWriter {
+            inner,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The writer beneath.
+    pub fn get_mut(&mut self) -> &mut W {
+        &mut self.inner
+    }
+
+    /// The writer beneath, the digest and the number of bytes of everything written.
+    pub fn finish(self) -> (W, Digest, u64) {
+        (self.inner, Digest(self.hash.finalize().into()), self.bytes)
+    }
+}
+
+impl<W: Write> Write for DigestWriter<W> {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let written = self.inner.write(data)?;
+        self.hash.update(&data[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// Hashes and counts what is read through it.
+pub struct DigestReader<R> {
+    inner: R,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<R: Read> DigestReader<R> {
+    /// Reads from `inner`.
+    pub fn new(inner: R) -> DigestReader<R> {
+        DigestReader {
+            inner,
+            hash: Sha256::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Bytes read so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// The reader beneath, the digest and the number of bytes of everything read.
+    pub fn finish(self) -> (R, Digest, u64) {
+        (self.inner, Digest(self.hash.finalize().into()), self.bytes)
+    }
+}
+
+impl<R: Read> Read for DigestReader<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.inner.read(buffer)?;
+        self.hash.update(&buffer[..read]);
+        self.bytes += read as u64;
+        Ok(read)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ChainId, DiffId, Digest};
+    use super::*;
+
+    const EMPTY: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
     #[test]
-    fn only_whole_lower_case_sha256_is_a_digest() {
-        let empty = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        assert_eq!(Digest::of(b""), Digest::parse(empty).expect("a digest"));
-        assert_eq!(Digest::of(b"").to_string(), empty);
+    fn parse_accepts_exactly_the_canonical_form() {
+        assert_eq!(Digest::parse(EMPTY), Ok(Digest::of(b"")));
+        assert_eq!(Digest::of(b"").to_string(), EMPTY);
         for bad in [
             "",
             "sha256:",
-            &empty[..70],
-            &empty.to_uppercase(),
             "sha512:00",
-            &format!("{empty}0"),
+            &EMPTY[..70],
+            &EMPTY.to_uppercase(),
+            &format!("{EMPTY}0"),
+            "e3b0",
         ] {
-            assert!(Digest::parse(bad).is_err(), "{bad}");
+            assert!(Digest::parse(bad).is_err(), "{bad:?} was accepted");
         }
     }
 
     #[test]
-    fn chains_grow_by_layers() {
+    fn readers_and_writers_hash_what_passes() {
+        let mut writer = DigestWriter::new(Vec::new());
+        writer.write_all(b"abc").expect("a vector takes all");
+        let (bytes, digest, count) = writer.finish();
+        assert_eq!(
+            (bytes.as_slice(), digest, count),
+            (&b"abc"[..], Digest::of(b"abc"), 3)
+        );
+        let mut reader = DigestReader::new(&b"abc"[..]);
+        io::copy(&mut reader, &mut io::sink()).expect("memory reads");
+        assert_eq!(reader.finish().1, Digest::of(b"abc"));
+    }
+
+    #[test]
+    fn chains_follow_the_image_spec() {
         let (a, b) = (DiffId::new(Digest::of(b"a")), DiffId::new(Digest::of(b"b")));
         assert_eq!(ChainId::of(&[]), None);
-        assert_eq!(ChainId::of(&[a]).map(ChainId::digest), Some(a.digest()));
-        let both = Digest::of(format!("{a} {b}").as_bytes());
-        assert_eq!(ChainId::of(&[a, b]).map(ChainId::digest), Some(both));
+        assert_eq!(ChainId::of(&[a]).map(|c| c.digest()), Some(a.digest()));
+        let expected = Digest::of(format!("{} {}", a.digest(), b.digest()).as_bytes());
+        assert_eq!(ChainId::of(&[a, b]).map(|c| c.digest()), Some(expected));
     }
 }
