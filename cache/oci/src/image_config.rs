@@ -265,8 +265,8 @@ impl ImageConfig {
         Platform {
             os: self.os.clone(),
             architecture: self.architecture.clone(),
-            variant: self.variant.clone(),
-            os_version: self.os_version.clone(),
+            variant: Some(self.variant.clone()).filter(|v| !v.is_empty()),
+            os_version: Some(self.os_version.clone()).filter(|v| !v.is_empty()),
             os_features: self.os_features.clone(),
         }
     }

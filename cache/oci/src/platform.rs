@@ -15,14 +15,14 @@ pub struct Platform {
     #[serde(default)]
     pub os: String,
     /// The version of the operating system; Windows only.
-    #[serde(rename = "os.version", default, skip_serializing_if = "String::is_empty")]
-    pub os_version: String,
+    #[serde(rename = "os.version", default, skip_serializing_if = "Option::is_none")]
+    pub os_version: Option<String>,
     /// Features of the operating system the image needs.
     #[serde(rename = "os.features", default, skip_serializing_if = "Vec::is_empty")]
     pub os_features: Vec<String>,
     /// The processor's variant: `v7` of `arm`.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
-    pub variant: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub variant: Option<String>,
 }
 
 /// Why a text is no platform.
@@ -34,19 +34,18 @@ pub struct ParsePlatformError {
 }
 
 impl Platform {
-    /// A platform of these three parts, as they are.
-    pub fn new(os: &str, architecture: &str, variant: &str) -> Platform {
+    /// A platform without variant or version, names as they are.
+    pub fn new(os: &str, architecture: &str) -> Platform {
         Platform {
             os: os.to_owned(),
             architecture: architecture.to_owned(),
-            variant: variant.to_owned(),
             ..Platform::default()
         }
     }
 
     /// Linux on the processor this program was built for.
     pub fn host() -> Platform {
-        Platform::new("linux", std::env::consts::ARCH, "").normalize()
+        Platform::new("linux", std::env::consts::ARCH).normalize()
     }
 
     /// Reads `os/arch[/variant]`, `os[(version)]` or `arch`, and normalises it; a missing part is the host's.
@@ -80,14 +79,20 @@ impl Platform {
         }
         let host = Platform::host();
         let mut platform = match parts[..] {
-            [_] if is_known_os(os) => Platform::new(os, &host.architecture, &host.variant),
-            [_] if is_known_arch(os) => Platform::new(&host.os, os, ""),
+            [_] if is_known_os(os) => Platform {
+                os: os.to_owned(),
+                ..host
+            },
+            [_] if is_known_arch(os) => Platform::new(&host.os, os),
             [_] => return Err(fail("neither a known operating system nor a known architecture")),
-            [_, arch] => Platform::new(os, arch, ""),
-            [_, arch, variant] => Platform::new(os, arch, variant),
+            [_, arch] => Platform::new(os, arch),
+            [_, arch, variant] => Platform {
+                variant: Some(variant.to_owned()),
+                ..Platform::new(os, arch)
+            },
             _ => return Err(fail("expected os/arch[/variant]")),
         };
-        platform.os_version = version.to_owned();
+        platform.os_version = Some(version.to_owned()).filter(|v| !v.is_empty());
         Ok(platform.normalize())
     }
 
@@ -98,7 +103,7 @@ impl Platform {
             "macos" => "darwin".to_owned(),
             other => other.to_owned(),
         };
-        let variant = self.variant.to_lowercase();
+        let variant = self.variant.unwrap_or_default().to_lowercase();
         let (arch, variant) = match (self.architecture.to_lowercase().as_str(), variant.as_str()) {
             ("i386" | "x86" | "i686", v) => ("386".to_owned(), v.to_owned()),
             ("x86_64" | "x86-64" | "amd64", v) => (
@@ -120,20 +125,21 @@ impl Platform {
             (arch, v) => (arch.to_owned(), v.to_owned()),
         };
         self.architecture = arch;
-        self.variant = variant;
+        self.variant = Some(variant).filter(|v| !v.is_empty());
+        self.os_version = self.os_version.filter(|v| !v.is_empty());
         self
     }
 
     /// How well an image for `self` serves on `wanted`: `None` not at all, else the greater the better.
     pub fn rank_for(&self, wanted: &Platform) -> Option<u32> {
         let (have, want) = (self.clone().normalize(), wanted.clone().normalize());
-        if have.os != want.os || (!want.os_version.is_empty() && have.os_version != want.os_version) {
+        if have.os != want.os || (want.os_version.is_some() && have.os_version != want.os_version) {
             return None;
         }
         let tried = runnable_on(&want);
-        let position = tried
-            .iter()
-            .position(|(arch, variant)| *arch == have.architecture && *variant == have.variant)?;
+        let position = tried.iter().position(|(arch, variant)| {
+            *arch == have.architecture && *variant == have.variant.as_deref().unwrap_or_default()
+        })?;
         Some(1000 - position as u32)
     }
 
@@ -159,7 +165,8 @@ impl Platform {
 fn runnable_on(platform: &Platform) -> Vec<(String, String)> {
     let pair = |arch: &str, variant: &str| (arch.to_owned(), variant.to_owned());
     let level = |variant: &str| variant.strip_prefix('v').and_then(|n| n.parse::<u32>().ok());
-    match (platform.architecture.as_str(), level(&platform.variant)) {
+    let variant = platform.variant.as_deref().unwrap_or_default();
+    match (platform.architecture.as_str(), level(variant)) {
         ("amd64", top) => {
             let mut tried: Vec<_> = (2..=top.unwrap_or(1))
                 .rev()
@@ -178,7 +185,7 @@ fn runnable_on(platform: &Platform) -> Vec<(String, String)> {
             .rev()
             .map(|v| pair("arm", &format!("v{v}")))
             .collect(),
-        (arch, _) => vec![pair(arch, &platform.variant)],
+        (arch, _) => vec![pair(arch, variant)],
     }
 }
 
@@ -201,12 +208,12 @@ fn is_known_arch(text: &str) -> bool {
 impl fmt::Display for Platform {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.os)?;
-        if !self.os_version.is_empty() {
-            write!(f, "({})", self.os_version)?;
+        if let Some(version) = &self.os_version {
+            write!(f, "({version})")?;
         }
         write!(f, "/{}", self.architecture)?;
-        if !self.variant.is_empty() {
-            write!(f, "/{}", self.variant)?;
+        if let Some(variant) = &self.variant {
+            write!(f, "/{variant}")?;
         }
         Ok(())
     }
