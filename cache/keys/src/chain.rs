@@ -79,7 +79,13 @@ impl CacheKey {
     }
 
     fn new(digest: Digest, output: i32, is_local: bool, inputs: Vec<Vec<Dependency>>) -> Self {
-        Self(Arc::new(Inner { digest, output, is_local, inputs, ids: Mutex::default() }))
+        Self(Arc::new(Inner {
+            digest,
+            output,
+            is_local,
+            inputs,
+            ids: Mutex::default(),
+        }))
     }
 
     /// The op's own digest, or that of the content.
@@ -132,7 +138,9 @@ impl CacheKey {
     fn find(&self, view: &View) -> Result<Option<KeyId>, StoreError> {
         let inner = &*self.0;
         if inner.is_local {
-            return Ok(view.keeps_local.then(|| KeyId::local(&inner.digest, inner.output)));
+            return Ok(view
+                .keeps_local
+                .then(|| KeyId::local(&inner.digest, inner.output)));
         }
         if inner.inputs.is_empty() {
             return Ok(Some(KeyId::root(&inner.digest, inner.output)));
@@ -141,7 +149,9 @@ impl CacheKey {
         let mut text = format!("inner:{}@{}", inner.digest, inner.output);
         for index in 0..inner.inputs.len() {
             let known = self.known(view, index)?;
-            let Some((first, link)) = known.first() else { return Ok(None) };
+            let Some((first, link)) = known.first() else {
+                return Ok(None);
+            };
             text.push_str(&format!("\n{first}"));
             if let Some(selector) = &link.selector {
                 text.push_str(&format!(" {selector}"));
@@ -156,7 +166,9 @@ impl CacheKey {
             }
         }
         let found = common.unwrap_or_default().into_iter().min();
-        Ok(Some(found.unwrap_or_else(|| KeyId::from_digest(Digest::of(text.as_bytes())))))
+        Ok(Some(found.unwrap_or_else(|| {
+            KeyId::from_digest(Digest::of(text.as_bytes()))
+        })))
     }
 
     /// The alternatives of one input that the store may know, with their links.
@@ -174,7 +186,12 @@ impl CacheKey {
     /// The link by which `input`, seen through `selector`, leads to this key.
     #[must_use]
     pub fn link(&self, input: u32, selector: Selector) -> Link {
-        Link { input, output: self.0.output, digest: self.0.digest, selector }
+        Link {
+            input,
+            output: self.0.output,
+            digest: self.0.digest,
+            selector,
+        }
     }
 
     /// Adds to `batch` what makes this key known in the store, and its id there.
@@ -183,8 +200,15 @@ impl CacheKey {
     ///
     /// # Errors
     /// The store failed.
-    pub fn file(&self, view: &View, record: Option<&Record>, batch: &mut Batch) -> Result<Option<KeyId>, StoreError> {
-        let Some(id) = self.id_in(view)? else { return Ok(None) };
+    pub fn file(
+        &self,
+        view: &View,
+        record: Option<&Record>,
+        batch: &mut Batch,
+    ) -> Result<Option<KeyId>, StoreError> {
+        let Some(id) = self.id_in(view)? else {
+            return Ok(None);
+        };
         for index in 0..self.0.inputs.len() {
             for (from, link) in self.known(view, index)? {
                 batch.links.push((from, link, id));
@@ -200,7 +224,13 @@ impl CacheKey {
 impl std::fmt::Debug for CacheKey {
     /// The key alone: what is behind it may be a whole build.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "CacheKey({}@{}, {} inputs)", self.0.digest, self.0.output, self.0.inputs.len())
+        write!(
+            f,
+            "CacheKey({}@{}, {} inputs)",
+            self.0.digest,
+            self.0.output,
+            self.0.inputs.len()
+        )
     }
 }
 
@@ -223,7 +253,11 @@ mod tests {
     use std::time::SystemTime;
 
     fn view(slot: usize, keeps_local: bool) -> View {
-        View { store: Arc::new(MemoryStore::new()), slot, keeps_local }
+        View {
+            store: Arc::new(MemoryStore::new()),
+            slot,
+            keeps_local,
+        }
     }
 
     fn digest(text: &str) -> Digest {
@@ -231,15 +265,25 @@ mod tests {
     }
 
     fn dep(key: &CacheKey, selector: Selector) -> Dependency {
-        Dependency { key: key.clone(), selector }
+        Dependency {
+            key: key.clone(),
+            selector,
+        }
     }
 
     #[test]
     fn a_root_is_named_as_in_exported_caches() {
-        let op = Digest::parse("sha256:0114b6bda8d7ef3211aeaeb5efaae98427e8e41a5bb21a12e87adbd1c8954021").expect("digest");
+        let op = Digest::parse("sha256:0114b6bda8d7ef3211aeaeb5efaae98427e8e41a5bb21a12e87adbd1c8954021")
+            .expect("digest");
         let expected = Digest::of(format!("{op}@0").as_bytes());
-        assert_eq!(CacheKey::root(op, 0).id_in(&view(0, false)).expect("memory"), Some(KeyId::from_digest(expected)));
-        assert_eq!(KeyId::root(&op, -1), KeyId::from_digest(Digest::of(format!("{op}@-1").as_bytes())));
+        assert_eq!(
+            CacheKey::root(op, 0).id_in(&view(0, false)).expect("memory"),
+            Some(KeyId::from_digest(expected))
+        );
+        assert_eq!(
+            KeyId::root(&op, -1),
+            KeyId::from_digest(Digest::of(format!("{op}@-1").as_bytes()))
+        );
     }
 
     #[test]
@@ -250,14 +294,21 @@ mod tests {
         assert!(copy.id_in(&view(1, true)).expect("memory").is_some());
 
         let content = CacheKey::content(digest("bytes"));
-        let both = CacheKey::inner(digest("copy"), 0, vec![vec![dep(&context, None), dep(&content, None)]]);
+        let both = CacheKey::inner(
+            digest("copy"),
+            0,
+            vec![vec![dep(&context, None), dep(&content, None)]],
+        );
         assert!(both.id_in(&view(0, false)).expect("memory").is_some());
     }
 
     #[test]
     fn any_alternative_finds_the_same_key() {
         let view = view(0, false);
-        let (by_definition, by_content) = (CacheKey::root(digest("stage"), 0), CacheKey::content(digest("bytes")));
+        let (by_definition, by_content) = (
+            CacheKey::root(digest("stage"), 0),
+            CacheKey::content(digest("bytes")),
+        );
         let selector = Some(digest("/app"));
         let made = CacheKey::inner(
             digest("copy"),
@@ -265,8 +316,14 @@ mod tests {
             vec![vec![dep(&by_definition, selector), dep(&by_content, None)]],
         );
         let mut batch = Batch::default();
-        let record = Record { result: crate::ResultId::new("r"), created: SystemTime::UNIX_EPOCH };
-        let id = made.file(&view, Some(&record), &mut batch).expect("memory").expect("an id");
+        let record = Record {
+            result: crate::ResultId::new("r"),
+            created: SystemTime::UNIX_EPOCH,
+        };
+        let id = made
+            .file(&view, Some(&record), &mut batch)
+            .expect("memory")
+            .expect("an id");
         view.store.save(&batch).expect("memory");
 
         for one in [dep(&by_definition, selector), dep(&by_content, None)] {
@@ -274,13 +331,21 @@ mod tests {
             assert_eq!(again.id_in(&view).expect("memory"), Some(id));
         }
         let whole = CacheKey::inner(digest("copy"), 0, vec![vec![dep(&by_definition, None)]]);
-        assert_ne!(whole.id_in(&view).expect("memory"), Some(id), "another selector is another key");
+        assert_ne!(
+            whole.id_in(&view).expect("memory"),
+            Some(id),
+            "another selector is another key"
+        );
     }
 
     #[test]
     fn a_key_needs_every_input() {
         let view = view(0, false);
-        let (a, b, c) = (CacheKey::root(digest("a"), 0), CacheKey::root(digest("b"), 0), CacheKey::root(digest("c"), 0));
+        let (a, b, c) = (
+            CacheKey::root(digest("a"), 0),
+            CacheKey::root(digest("b"), 0),
+            CacheKey::root(digest("c"), 0),
+        );
         let made = CacheKey::inner(digest("merge"), 0, vec![vec![dep(&a, None)], vec![dep(&b, None)]]);
         let mut batch = Batch::default();
         let id = made.file(&view, None, &mut batch).expect("memory");

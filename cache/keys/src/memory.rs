@@ -70,7 +70,13 @@ impl Inner {
     }
 
     fn join(&mut self, from: KeyId, link: Link, to: KeyId) {
-        self.keys.entry(from).or_default().links.entry(link).or_default().insert(to);
+        self.keys
+            .entry(from)
+            .or_default()
+            .links
+            .entry(link)
+            .or_default()
+            .insert(to);
         self.keys.entry(to).or_default().linked_from.insert((from, link));
     }
 
@@ -78,13 +84,18 @@ impl Inner {
     fn prune(&mut self, start: KeyId) {
         let mut open = vec![start];
         while let Some(key) = open.pop() {
-            let idle = self.keys.get(&key).is_some_and(|node| node.records.is_empty() && node.links.is_empty());
+            let idle = self
+                .keys
+                .get(&key)
+                .is_some_and(|node| node.records.is_empty() && node.links.is_empty());
             if !idle {
                 continue;
             }
             let node = self.keys.remove(&key).expect("the key was just found");
             for (from, link) in node.linked_from {
-                let Some(parent) = self.keys.get_mut(&from) else { continue };
+                let Some(parent) = self.keys.get_mut(&from) else {
+                    continue;
+                };
                 if let Some(targets) = parent.links.get_mut(&link) {
                     targets.remove(&key);
                     if targets.is_empty() {
@@ -105,16 +116,28 @@ impl KeyStore for MemoryStore {
     fn query(&self, key: &KeyId, link: &Link) -> Result<Vec<KeyId>, StoreError> {
         let inner = self.inner.lock();
         let targets = inner.keys.get(key).and_then(|node| node.links.get(link));
-        Ok(targets.map(|targets| targets.iter().copied().collect()).unwrap_or_default())
+        Ok(targets
+            .map(|targets| targets.iter().copied().collect())
+            .unwrap_or_default())
     }
 
     fn results(&self, key: &KeyId) -> Result<Vec<Record>, StoreError> {
-        Ok(self.inner.lock().keys.get(key).map(|node| node.records.clone()).unwrap_or_default())
+        Ok(self
+            .inner
+            .lock()
+            .keys
+            .get(key)
+            .map(|node| node.records.clone())
+            .unwrap_or_default())
     }
 
     fn links_to(&self, key: &KeyId) -> Result<Vec<(KeyId, Link)>, StoreError> {
         let inner = self.inner.lock();
-        Ok(inner.keys.get(key).map(|node| node.linked_from.iter().copied().collect()).unwrap_or_default())
+        Ok(inner
+            .keys
+            .get(key)
+            .map(|node| node.linked_from.iter().copied().collect())
+            .unwrap_or_default())
     }
 
     fn save(&self, batch: &Batch) -> Result<(), StoreError> {

@@ -27,7 +27,10 @@ impl StoreError {
         action: impl Into<Cow<'static, str>>,
         source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
     ) -> Self {
-        Self { action: action.into(), source: source.into() }
+        Self {
+            action: action.into(),
+            source: source.into(),
+        }
     }
 }
 

@@ -1,0 +1,688 @@
+//! The loop: one event, the edges it touches, each a step; then the questions that came out of it.
+//!
+//! ```text
+//! Event ─ handle ─▶ node ─▶ queue of edges ─ edge::step ─▶ queue … until empty ─▶ Commands
+//! ```
+//!
+//! Everything here is data: no waiting, no I/O but key look-ups, no clock. The same events in the same
+//! order give the same commands; the tests choose the order. `once` carries the commands out.
+//!
+//! Invariant: an edge that owes an answer has an open question. It is checked after every step; an edge
+//! that breaks it fails its builds, naming the vertex, rather than hanging them.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use keys::{CacheKey, KeyStore, ResultId};
+use oci::Digest;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::edge;
+use crate::edge::Index;
+use crate::error::{OpError, Phase, VertexError};
+use crate::graph::{
+    BuildId, Cached, Candidate, Content, Edge, EdgeId, Exec, Graph, Level, Node, NodeId, Question,
+};
+use crate::keys::Stores;
+use crate::load::{Plan, Step};
+use crate::op::{CacheMap, Group, Op, OpContext};
+use crate::progress::{Clock, Event as Progress, Feed, LogLimits, Sink, Stream, VertexEvent};
+use crate::turns::{Claim, Turns};
+
+/// An answer from outside.
+pub(crate) enum Event<R> {
+    CacheMap {
+        node: NodeId,
+        answer: Result<(CacheMap, bool), OpError>,
+    },
+    Content {
+        node: NodeId,
+        input: usize,
+        answer: Result<Option<Digest>, OpError>,
+    },
+    /// `answer` is the candidate that could be loaded, of those in the command.
+    Loaded {
+        edge: EdgeId,
+        answer: Option<(Candidate, R)>,
+        tried: Vec<ResultId>,
+        began: SystemTime,
+    },
+    Ran {
+        node: NodeId,
+        answer: Result<Vec<(R, Option<ResultId>)>, OpError>,
+    },
+}
+
+/// A question to the world outside.
+pub(crate) enum Command<R> {
+    CacheMap {
+        node: NodeId,
+        index: usize,
+        call: Call<R>,
+    },
+    Content {
+        node: NodeId,
+        input: usize,
+        result: R,
+        call: Call<R>,
+    },
+    Load {
+        edge: EdgeId,
+        candidates: Vec<Candidate>,
+        call: Call<R>,
+        began: SystemTime,
+    },
+    Exec {
+        node: NodeId,
+        inputs: Vec<R>,
+        call: Call<R>,
+    },
+    Answer {
+        build: BuildId,
+        answer: Result<Cached<R>, Arc<VertexError>>,
+    },
+}
+
+/// What a call of an op needs.
+pub(crate) struct Call<R> {
+    pub(crate) op: Arc<dyn Op<R>>,
+    pub(crate) ctx: OpContext,
+    /// Counts the call while it runs.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// What a build is part of.
+#[derive(Clone)]
+pub(crate) struct Owner {
+    pub(crate) job: u64,
+    pub(crate) group: Group,
+    pub(crate) stream: Arc<Stream>,
+}
+
+struct Build {
+    owner: Owner,
+    nodes: HashSet<NodeId>,
+    /// What it asked for; `None` while its vertices are being placed.
+    root: Option<EdgeId>,
+}
+
+/// What a build that ended leaves behind, to be dropped outside of all locks.
+pub(crate) struct Leftovers<R> {
+    /// The calls that were told to stop and have not returned.
+    pub(crate) tasks: Vec<TaskTracker>,
+    nodes: Vec<Box<Node<R>>>,
+}
+
+impl<R> Default for Leftovers<R> {
+    fn default() -> Self {
+        Self {
+            tasks: Vec::new(),
+            nodes: Vec::new(),
+        }
+    }
+}
+
+/// The state of all builds and the only one to change it.
+pub(crate) struct Core<R> {
+    pub(crate) graph: Graph<R>,
+    pub(crate) stores: Stores,
+    pub(crate) index: Index,
+    pub(crate) turns: Turns,
+    pub(crate) commands: Vec<Command<R>>,
+    pub(crate) now: SystemTime,
+    builds: HashMap<BuildId, Build>,
+    next_build: u64,
+    queue: VecDeque<EdgeId>,
+    clock: Clock,
+    log_limits: LogLimits,
+}
+
+impl<R: Clone> Core<R> {
+    pub(crate) fn new(
+        store: Arc<dyn KeyStore>,
+        max_parallelism: Option<usize>,
+        clock: Clock,
+        log_limits: LogLimits,
+    ) -> Self {
+        Self {
+            graph: Graph::default(),
+            stores: Stores::new(store),
+            index: Index::default(),
+            turns: Turns::new(max_parallelism),
+            commands: Vec::new(),
+            now: clock(),
+            builds: HashMap::new(),
+            next_build: 0,
+            queue: VecDeque::new(),
+            clock,
+            log_limits,
+        }
+    }
+
+    /// Puts a build's vertices into the graph and asks for its result.
+    pub(crate) fn add(&mut self, plan: Plan<R>, owner: Owner) -> BuildId {
+        self.now = (self.clock)();
+        let build = BuildId(self.next_build);
+        self.next_build += 1;
+        self.builds.insert(
+            build,
+            Build {
+                owner,
+                nodes: HashSet::new(),
+                root: None,
+            },
+        );
+        let mut placed: Vec<NodeId> = Vec::with_capacity(plan.steps.len());
+        for step in plan.steps {
+            let inputs = step
+                .inputs
+                .iter()
+                .map(|(at, output)| EdgeId {
+                    node: placed[*at],
+                    output: *output,
+                })
+                .collect();
+            placed.push(self.place(step, inputs, build));
+        }
+        let root = EdgeId {
+            node: placed[plan.root.0],
+            output: plan.root.1,
+        };
+        self.builds.get_mut(&build).expect("it was put there above").root = Some(root);
+        let edge = self.graph.edge_mut(root).expect("the root was placed above");
+        edge.builds.push(build);
+        edge.wanted = Level::Complete;
+        self.enqueue(root);
+        self.run();
+        build
+    }
+
+    fn place(&mut self, step: Step<R>, inputs: Vec<EdgeId>, build: BuildId) -> NodeId {
+        let stream = self.builds[&build].owner.stream.clone();
+        if !stream.knows(&step.info.digest) {
+            let vertex = step.info.clone();
+            stream.push(Progress::Vertex(VertexEvent {
+                vertex,
+                started: None,
+                completed: None,
+                cached: false,
+                error: None,
+            }));
+        }
+        let id = match self.graph.find(&step.info.digest, &inputs, step.ignore_cache) {
+            Some(id) => id,
+            None => self.graph.insert(Node {
+                digest: step.info.digest,
+                op: step.op,
+                ignore_cache: step.ignore_cache,
+                contents: vec![Content::NotAsked; inputs.len()],
+                inputs,
+                feed: Feed::new(step.info.clone(), self.log_limits),
+                info: step.info.clone(),
+                height: step.height,
+                holders: Vec::new(),
+                groups: Arc::default(),
+                has_lost_holder: false,
+                maps: Vec::new(),
+                map_question: Question::NotAsked,
+                has_all_maps: false,
+                exec: Exec::NotAsked,
+                exec_cancel: None,
+                failure: None,
+                cancel: CancellationToken::new(),
+                tasks: None,
+                edges: Vec::new(),
+            }),
+        };
+        let node = self.graph.get_mut(id).expect("found or inserted above");
+        node.height = node.height.max(step.height);
+        node.feed.watch(&stream, &step.info);
+        self.hold(id, build);
+        id
+    }
+
+    /// Keeps a node, and what its edges were merged into, for a build.
+    pub(crate) fn hold(&mut self, id: NodeId, build: BuildId) {
+        let Some(holder) = self.builds.get_mut(&build) else {
+            return;
+        };
+        if !holder.nodes.insert(id) {
+            return;
+        }
+        let owner = holder.owner.clone();
+        let Some(node) = self.graph.get_mut(id) else {
+            return;
+        };
+        node.holders.push(build);
+        node.groups.lock().push((build.0, owner.group.clone()));
+        let info = node.info.clone();
+        let merged: Vec<_> = node
+            .edges
+            .iter()
+            .flatten()
+            .filter_map(|edge| edge.merged)
+            .collect();
+        for target in merged {
+            if let Some(target) = self.graph.get(target.node) {
+                target.feed.watch(&owner.stream, &info);
+            }
+            self.hold(target.node, build);
+        }
+    }
+
+    /// Lets a build's jobs watch `target` as if it were `follower`.
+    pub(crate) fn watch_as(&self, target: NodeId, follower: NodeId, build: BuildId) {
+        if let (Some(target), Some(follower), Some(build)) = (
+            self.graph.get(target),
+            self.graph.get(follower),
+            self.builds.get(&build),
+        ) {
+            target.feed.watch(&build.owner.stream, &follower.info);
+        }
+    }
+
+    /// Takes answers in and does all that follows from them.
+    pub(crate) fn handle(&mut self, events: Vec<Event<R>>) {
+        self.now = (self.clock)();
+        for event in events {
+            match event {
+                Event::CacheMap { node, answer } => self.cache_map(node, answer),
+                Event::Content { node, input, answer } => self.content(node, input, answer),
+                Event::Loaded {
+                    edge,
+                    answer,
+                    tried,
+                    began,
+                } => self.loaded(edge, answer, tried, began),
+                Event::Ran { node, answer } => self.ran(node, answer),
+            }
+        }
+        self.run();
+    }
+
+    fn cache_map(&mut self, id: NodeId, answer: Result<(CacheMap, bool), OpError>) {
+        let now = self.now;
+        let Some(node) = self.graph.get_mut(id) else {
+            return;
+        };
+        node.map_question = Question::NotAsked;
+        if node.inputs.is_empty() {
+            node.feed
+                .completed(now, answer.as_ref().err().map(ToString::to_string));
+        }
+        match answer {
+            Ok((map, _)) if map.deps.len() != node.inputs.len() => {
+                let cause = format!(
+                    "its cache map speaks of {} inputs, it has {}",
+                    map.deps.len(),
+                    node.inputs.len()
+                );
+                self.fail(id, Phase::Solve, OpError::internal(cause));
+            }
+            Ok((map, last)) => {
+                node.maps.push(map);
+                node.has_all_maps = last || !node.inputs.is_empty();
+            }
+            Err(error) if self.is_worth_repeating(id, &error) => {}
+            Err(error) => self.fail(id, Phase::CacheMap, error),
+        }
+        self.enqueue_edges(id);
+    }
+
+    fn content(&mut self, id: NodeId, input: usize, answer: Result<Option<Digest>, OpError>) {
+        let Some(node) = self.graph.get_mut(id) else {
+            return;
+        };
+        match answer {
+            Ok(digest) => node.contents[input] = Content::Known(digest.map(CacheKey::content)),
+            Err(error) => {
+                node.contents[input] = Content::NotAsked;
+                if !self.is_worth_repeating(id, &error) {
+                    self.show_failure(id, &error);
+                    self.fail(id, Phase::Content, error);
+                }
+            }
+        }
+        self.enqueue_edges(id);
+    }
+
+    fn loaded(
+        &mut self,
+        id: EdgeId,
+        answer: Option<(Candidate, R)>,
+        tried: Vec<ResultId>,
+        began: SystemTime,
+    ) {
+        let now = self.now;
+        let Some(edge) = self.graph.edge_mut(id) else {
+            return;
+        };
+        edge.load = Question::NotAsked;
+        edge.tried.extend(tried);
+        let is_late = edge.is_settled();
+        match answer {
+            Some((candidate, result)) if !is_late => {
+                edge.result = Some(Cached {
+                    result,
+                    keys: vec![candidate.key],
+                });
+                let node = self.graph.get(id.node).expect("its edge is there");
+                node.feed.started(began, true);
+                node.feed.completed(now, None);
+                self.settled(id);
+            }
+            _ => edge.drop_tried(),
+        }
+        self.enqueue(id);
+    }
+
+    fn ran(&mut self, id: NodeId, answer: Result<Vec<(R, Option<ResultId>)>, OpError>) {
+        let now = self.now;
+        self.turns.finished(id);
+        let Some(node) = self.graph.get_mut(id) else {
+            return;
+        };
+        node.exec_cancel = None;
+        let was_stopping = matches!(std::mem::take(&mut node.exec), Exec::Stopping);
+        match answer {
+            Ok(results) => {
+                node.feed.completed(now, None);
+                node.exec = Exec::Done(results);
+            }
+            Err(error) => {
+                node.feed.completed(now, Some(error.to_string()));
+                if !was_stopping && !self.is_worth_repeating(id, &error) {
+                    self.fail(id, Phase::Exec, error);
+                }
+            }
+        }
+        self.enqueue_edges(id);
+    }
+
+    /// Whether a call failed only because the build whose session it used is gone.
+    fn is_worth_repeating(&mut self, id: NodeId, error: &OpError) -> bool {
+        let Some(node) = self.graph.get_mut(id) else {
+            return false;
+        };
+        error.is_canceled() && std::mem::take(&mut node.has_lost_holder)
+    }
+
+    fn show_failure(&self, id: NodeId, error: &OpError) {
+        if let Some(node) = self.graph.get(id) {
+            node.feed.started(self.now, false);
+            node.feed.completed(self.now, Some(error.to_string()));
+        }
+    }
+
+    /// Fails a node; its edges pass that on when they take their step.
+    fn fail(&mut self, id: NodeId, phase: Phase, cause: OpError) {
+        let Some(node) = self.graph.get_mut(id) else {
+            return;
+        };
+        let (digest, name) = (node.info.digest, node.info.name.clone());
+        node.failure.get_or_insert(Arc::new(VertexError {
+            digest,
+            name,
+            phase,
+            cause,
+        }));
+        self.graph.retire(id);
+        for edge in self.graph.edges_of(id) {
+            self.index.forget(edge);
+        }
+    }
+
+    /// Lets an edge take a step.
+    pub(crate) fn enqueue(&mut self, id: EdgeId) {
+        if self.graph.edge(id).is_some()
+            && let Some(edge) = self.graph.edge_mut(id)
+            && !std::mem::replace(&mut edge.is_queued, true)
+        {
+            self.queue.push_back(id);
+        }
+    }
+
+    /// Lets the edge that is taking a step take another.
+    pub(crate) fn enqueue_again(&mut self, id: EdgeId, edge: &mut Edge<R>) {
+        if !std::mem::replace(&mut edge.is_queued, true) {
+            self.queue.push_back(id);
+        }
+    }
+
+    fn enqueue_edges(&mut self, id: NodeId) {
+        for edge in self.graph.edges_of(id) {
+            self.enqueue(edge);
+        }
+    }
+
+    /// Takes steps until nothing changes any more, then lets run what may.
+    pub(crate) fn run(&mut self) {
+        while let Some(id) = self.queue.pop_front() {
+            edge::step(self, id);
+        }
+        self.start_waiting();
+    }
+
+    fn start_waiting(&mut self) {
+        loop {
+            let (graph, builds) = (&self.graph, &self.builds);
+            let next = self.turns.next(|id| {
+                let node = graph
+                    .get(id)
+                    .expect("what waits is withdrawn before its node goes");
+                let jobs = node
+                    .holders
+                    .iter()
+                    .filter_map(|build| builds.get(build))
+                    .map(|build| build.owner.job);
+                Claim {
+                    jobs: jobs.collect(),
+                    height: node.height,
+                }
+            });
+            let Some(id) = next else { return };
+            let node = self
+                .graph
+                .get_mut(id)
+                .expect("what waits is withdrawn before its node goes");
+            let Exec::Waiting(inputs) = std::mem::replace(&mut node.exec, Exec::Running) else {
+                unreachable!("only what waits is given a turn");
+            };
+            node.feed.started(self.now, false);
+            let call = self.call(id).expect("the node is there");
+            let node = self.graph.get_mut(id).expect("the node is there");
+            node.exec_cancel = Some(call.ctx.cancel.clone());
+            self.commands.push(Command::Exec {
+                node: id,
+                inputs,
+                call,
+            });
+        }
+    }
+
+    /// What a call of the node's op needs.
+    pub(crate) fn call(&mut self, id: NodeId) -> Option<Call<R>> {
+        let clock = self.clock.clone();
+        let node = self.graph.get_mut(id)?;
+        if matches!(node.map_question, Question::NotAsked) && !node.is_exec_open() {
+            node.has_lost_holder = false;
+        }
+        let ctx = OpContext {
+            vertex: node.info.clone(),
+            progress: Sink::new(node.feed.clone(), clock),
+            cancel: node.cancel.child_token(),
+            groups: node.groups.clone(),
+        };
+        Some(Call {
+            op: node.op.clone(),
+            ctx,
+            tasks: node.tasks.get_or_insert_default().clone(),
+        })
+    }
+
+    /// An edge has its result or failed: tells everyone who asked.
+    pub(crate) fn settled(&mut self, id: EdgeId) {
+        let Some(edge) = self.graph.edge_mut(id) else {
+            return;
+        };
+        let (parents, followers) = (edge.parents.clone(), std::mem::take(&mut edge.followers));
+        let builds = std::mem::take(&mut edge.builds);
+        let answer = match (&edge.result, &edge.failure) {
+            (Some(result), _) => {
+                edge.level = Level::Complete;
+                Ok(result.clone())
+            }
+            (None, Some(failure)) => Err(failure.clone()),
+            (None, None) => return,
+        };
+        for build in builds {
+            self.commands.push(Command::Answer {
+                build,
+                answer: answer.clone(),
+            });
+        }
+        for waiting in parents.into_iter().map(|(parent, _)| parent).chain(followers) {
+            self.enqueue(waiting);
+        }
+    }
+
+    /// Ends a build: what no other build holds leaves the graph, and its calls are told to stop.
+    pub(crate) fn end(&mut self, build: BuildId) -> Leftovers<R> {
+        self.now = (self.clock)();
+        let Some(ended) = self.builds.remove(&build) else {
+            return Leftovers::default();
+        };
+        if let Some(root) = ended.root.and_then(|root| self.graph.edge_mut(root)) {
+            root.builds.retain(|other| *other != build);
+        }
+        let stream = &ended.owner.stream;
+        let mut gone = Vec::new();
+        for id in &ended.nodes {
+            let Some(node) = self.graph.get_mut(*id) else {
+                continue;
+            };
+            node.holders.retain(|holder| *holder != build);
+            node.groups.lock().retain(|(holder, _)| *holder != build.0);
+            node.has_lost_holder = true;
+            let mut others = node.holders.iter().filter_map(|holder| self.builds.get(holder));
+            if !others.any(|other| other.owner.job == ended.owner.job) {
+                node.feed.unwatch(stream);
+            }
+            if node.holders.is_empty() {
+                gone.push(*id);
+            }
+        }
+        let leftovers = self.remove(gone);
+        if let Some(root) = ended.root {
+            self.lower(root);
+        }
+        self.run();
+        leftovers
+    }
+
+    fn remove(&mut self, gone: Vec<NodeId>) -> Leftovers<R> {
+        let mut leftovers = Leftovers::default();
+        let mut touched = HashSet::new();
+        for id in gone {
+            for edge in self.graph.edges_of(id) {
+                self.index.forget(edge);
+            }
+            self.turns.withdraw(id);
+            let Some(mut node) = self.graph.remove(id) else {
+                continue;
+            };
+            node.cancel.cancel();
+            leftovers.tasks.extend(node.tasks.take());
+            touched.extend(node.inputs.iter().copied());
+            touched.extend(node.edges.iter().flatten().filter_map(|edge| edge.merged));
+            leftovers.nodes.push(node);
+        }
+        for id in touched {
+            self.forget_users(id);
+            self.lower(id);
+        }
+        leftovers
+    }
+
+    /// Drops the users of an edge that left the graph.
+    fn forget_users(&mut self, id: EdgeId) {
+        let Some(mut edge) = self.graph.take_edge(id) else {
+            return;
+        };
+        edge.parents
+            .retain(|(parent, _)| self.graph.get(parent.node).is_some());
+        edge.followers
+            .retain(|follower| self.graph.get(follower.node).is_some());
+        self.graph.put_edge(id, edge);
+    }
+
+    /// Works out anew how far an edge is wanted, now that somebody who asked is gone; so too for what
+    /// it had asked of its inputs. A run nobody waits for any more is stopped.
+    fn lower(&mut self, id: EdgeId) {
+        let mut open = vec![id];
+        while let Some(id) = open.pop() {
+            let Some(edge) = self.graph.edge(id) else { continue };
+            let asked = edge.parents.iter().filter_map(|(parent, input)| {
+                Some(self.graph.edge(*parent)?.inputs.get(*input as usize)?.asked)
+            });
+            let is_awaited = !edge.builds.is_empty() || !edge.followers.is_empty();
+            let wanted = if is_awaited {
+                Level::Complete
+            } else {
+                asked.max().unwrap_or_default()
+            };
+            if wanted >= edge.wanted || edge.is_settled() {
+                continue;
+            }
+            let inputs = self
+                .graph
+                .get(id.node)
+                .map(|node| node.inputs.clone())
+                .unwrap_or_default();
+            let edge = self.graph.edge_mut(id).expect("it was there above");
+            edge.wanted = wanted;
+            for (input, source) in edge.inputs.iter_mut().zip(inputs) {
+                if input.asked > wanted {
+                    // Never less than what it keeps being told about: it stays among the users.
+                    input.asked = wanted.max(Level::CacheFast);
+                    open.push(source);
+                }
+            }
+            self.stop_unwanted(id.node);
+        }
+    }
+
+    fn stop_unwanted(&mut self, id: NodeId) {
+        let Some(node) = self.graph.get_mut(id) else {
+            return;
+        };
+        if node
+            .edges
+            .iter()
+            .flatten()
+            .any(|edge| edge.wanted == Level::Complete && !edge.is_settled())
+        {
+            return;
+        }
+        match &node.exec {
+            Exec::Waiting(_) => {
+                node.exec = Exec::NotAsked;
+                self.turns.withdraw(id);
+            }
+            Exec::Running => {
+                node.exec = Exec::Stopping;
+                if let Some(cancel) = node.exec_cancel.take() {
+                    cancel.cancel();
+                }
+            }
+            Exec::NotAsked | Exec::Stopping | Exec::Done(_) => {}
+        }
+    }
+
+    /// How many builds are known.
+    pub(crate) fn build_count(&self) -> usize {
+        self.builds.len()
+    }
+}

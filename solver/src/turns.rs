@@ -1,0 +1,79 @@
+//! Whose turn it is when not everything may run at once.
+//!
+//! ```text
+//! ready to run ─▶ waiting ─ the job with the fewest running, then the longest chain, then first come ─▶ running
+//! ```
+//!
+//! A vertex that several jobs want counts for the one of them that has the fewest running.
+
+use std::collections::HashMap;
+
+use crate::graph::NodeId;
+
+/// What decides between two vertices that wait.
+pub(crate) struct Claim {
+    /// The jobs that want it.
+    pub(crate) jobs: Vec<u64>,
+    /// How many steps follow it.
+    pub(crate) height: u32,
+}
+
+/// Who runs and who waits.
+pub(crate) struct Turns {
+    max: usize,
+    running: HashMap<NodeId, Option<u64>>,
+    /// In the order they came.
+    waiting: Vec<NodeId>,
+}
+
+impl Turns {
+    pub(crate) fn new(max: Option<usize>) -> Self {
+        Self {
+            max: max.unwrap_or(usize::MAX).max(1),
+            running: HashMap::new(),
+            waiting: Vec::new(),
+        }
+    }
+
+    pub(crate) fn wait(&mut self, node: NodeId) {
+        self.waiting.push(node);
+    }
+
+    /// Takes back what waits.
+    pub(crate) fn withdraw(&mut self, node: NodeId) {
+        self.waiting.retain(|other| *other != node);
+    }
+
+    /// The op of `node` returned, whether or not anyone still wants it.
+    pub(crate) fn finished(&mut self, node: NodeId) {
+        self.running.remove(&node);
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running.len()
+    }
+
+    /// The next one to run, if there is room; `claim` says what speaks for each.
+    pub(crate) fn next(&mut self, claim: impl Fn(NodeId) -> Claim) -> Option<NodeId> {
+        if self.running.len() >= self.max || self.waiting.is_empty() {
+            return None;
+        }
+        let mut load: HashMap<u64, usize> = HashMap::new();
+        for job in self.running.values().flatten() {
+            *load.entry(*job).or_default() += 1;
+        }
+        let charge = |jobs: &[u64]| {
+            let loads = jobs.iter().map(|job| (load.get(job).copied().unwrap_or(0), *job));
+            loads.min().map_or((0, None), |(load, job)| (load, Some(job)))
+        };
+        let claims = self.waiting.iter().enumerate().map(|(at, node)| {
+            let claim = claim(*node);
+            let (load, job) = charge(&claim.jobs);
+            ((load, std::cmp::Reverse(claim.height), at), job)
+        });
+        let ((_, _, at), job) = claims.min_by_key(|(rank, _)| *rank)?;
+        let node = self.waiting.remove(at);
+        self.running.insert(node, job);
+        Some(node)
+    }
+}
