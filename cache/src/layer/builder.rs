@@ -15,7 +15,7 @@ use tree::{Entry, Kind, RootPath, Timestamp};
 
 use super::{
     codec::encode_xattrs,
-    index::{Digests, FLAG_IMPLIED, FLAG_OPAQUE, NodeKind, Place, Record, TreeIndex},
+    index::{Digests, FLAG_CONTEXT, FLAG_IMPLIED, FLAG_OPAQUE, NodeKind, Place, Record, TreeIndex},
 };
 
 #[derive(Debug, Clone)]
@@ -51,6 +51,16 @@ impl TreeBuilder {
             pending,
             names: HashMap::new(),
         }
+    }
+
+    /// A builder for a build context: its root counts for nothing in content digests.
+    #[must_use]
+    pub fn for_context() -> Self {
+        let mut builder = TreeBuilder::new();
+        if let Some(root) = builder.pending.get_mut(&RootPath::root()) {
+            root.flags |= FLAG_CONTEXT;
+        }
+        builder
     }
 
     /// How many paths there are so far.

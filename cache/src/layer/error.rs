@@ -85,6 +85,21 @@ pub enum LayerError {
         /// The path asked for.
         path: String,
     },
+    /// A path that content is asked of is not there.
+    #[error("{path:?}: not found")]
+    NotFound {
+        /// The path, with a leading slash.
+        path: String,
+    },
+    /// A pattern cannot be read.
+    #[error("invalid pattern: {0}")]
+    Pattern(String),
+    /// A file of a context is not what it was when the context was listed.
+    #[error("file {path:?} changed during the build")]
+    ChangedSince {
+        /// The file.
+        path: String,
+    },
     /// Something beneath a root could not be done.
     #[error(transparent)]
     Tree(#[from] tree::Error),

@@ -21,6 +21,8 @@ use std::{cmp::Ordering, collections::BTreeMap, ops::Range};
 use parking_lot::RwLock;
 use tree::{Entry, Kind, RootPath, Timestamp};
 
+use crate::stat_cache::StatOrigin;
+
 /// What a record says of its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NodeKind {
@@ -46,6 +48,8 @@ pub enum Place {
 
 pub(super) const FLAG_OPAQUE: u8 = 1;
 pub(super) const FLAG_IMPLIED: u8 = 2;
+/// On the root alone: the tree is a build context, whose root has no attributes of its own.
+pub(super) const FLAG_CONTEXT: u8 = 4;
 
 /// One record; offsets point into the arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,6 +88,8 @@ pub struct TreeIndex {
     pub(super) records: Vec<Record>,
     pub(super) arena: Vec<u8>,
     pub(super) digests: RwLock<Digests>,
+    /// For a context read in place: which state of which inode each record was.
+    pub(super) origin: Option<StatOrigin>,
 }
 
 impl TreeIndex {
@@ -207,6 +213,24 @@ impl TreeIndex {
         }
     }
 
+    /// Says which state of which inode each record was, so that contents that change meanwhile are noticed and digests
+    /// are kept for the next build.
+    #[must_use]
+    pub fn with_origin(mut self, origin: StatOrigin) -> Self {
+        self.origin = Some(origin);
+        self
+    }
+
+    /// Which state of which inode each record was, for a context read in place.
+    #[must_use]
+    pub fn origin(&self) -> Option<&StatOrigin> {
+        self.origin.as_ref()
+    }
+
+    pub(crate) fn note_digests_saved(&self) {
+        self.digests.write().changed = false;
+    }
+
     /// Whether digests became known since the index was made or last encoded: it is worth writing again.
     #[must_use]
     pub fn has_new_digests(&self) -> bool {
@@ -290,6 +314,18 @@ impl<'a> EntryRef<'a> {
     #[must_use]
     pub fn is_implied(&self) -> bool {
         self.record.flags & FLAG_IMPLIED != 0
+    }
+
+    /// Whether it is the root of a build context, which has no attributes of its own.
+    #[must_use]
+    pub fn is_context_root(&self) -> bool {
+        self.record.flags & FLAG_CONTEXT != 0
+    }
+
+    /// For a context read in place: which state of which inode it was.
+    #[must_use]
+    pub fn stat_id(&self) -> Option<tree::StatId> {
+        self.tree.origin.as_ref()?.id(self.index)
     }
 
     /// Bytes of contents.

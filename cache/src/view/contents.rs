@@ -41,7 +41,13 @@ impl Contents {
                 position: offset,
                 left: record.size(),
             }),
-            (Place::Dir, Contents::Dir(root)) => Ok(ContentReader::File(root.open_file(&record.path())?.0)),
+            (Place::Dir, Contents::Dir(root)) => {
+                let (file, metadata) = root.open_file(&record.path())?;
+                if record.stat_id().is_some_and(|id| id != metadata.id) {
+                    return Err(LayerError::ChangedSince { path: record.path().display().to_string() });
+                }
+                Ok(ContentReader::File(file))
+            }
             _ => Err(missing()),
         }
     }
