@@ -55,7 +55,11 @@ impl Selector {
 /// changes meanwhile; those of reading.
 pub fn checksum(view: &View, selectors: &[Selector]) -> Result<Digest, LayerError> {
     let everything = [Selector::default()];
-    let selectors = if selectors.is_empty() { &everything[..] } else { selectors };
+    let selectors = if selectors.is_empty() {
+        &everything[..]
+    } else {
+        selectors
+    };
     let mut texts = Vec::with_capacity(selectors.len());
     for selector in selectors {
         texts.push(checksum_path(view, selector)?.to_string());
@@ -92,7 +96,9 @@ struct Sums<'a> {
 
 impl Sums<'_> {
     fn path(&self, path: &RootPath, follow_links: bool) -> Result<Digest, LayerError> {
-        let not_found = || LayerError::NotFound { path: path.display().to_string() };
+        let not_found = || LayerError::NotFound {
+            path: path.display().to_string(),
+        };
         let Some(node) = self.view.resolve(path, follow_links)?.node else {
             if path.is_root() {
                 return Ok(self.empty_root());
@@ -105,7 +111,9 @@ impl Sums<'_> {
 
     /// A view of no layers still has a root directory.
     fn empty_root(&self) -> Digest {
-        let header: HeaderDigest = header::attributes(&tree::Entry::dir(RootPath::root(), 0o755)).finalize().into();
+        let header: HeaderDigest = header::attributes(&tree::Entry::dir(RootPath::root(), 0o755))
+            .finalize()
+            .into();
         let mut hash = Sha256::new();
         hash.update([0]);
         hash.update(text(&header));
@@ -174,8 +182,13 @@ impl Sums<'_> {
             _ => return,
         };
         // What is wrong with a hard link is said when its digest is asked for.
-        let Ok(inode) = self.view.inode(node.id()) else { return };
-        let known = self.view.layers()[inode.layer as usize].tree.digest(inode.index).is_some();
+        let Ok(inode) = self.view.inode(node.id()) else {
+            return;
+        };
+        let known = self.view.layers()[inode.layer as usize]
+            .tree
+            .digest(inode.index)
+            .is_some();
         if !known && (!is_link || seen.insert(inode)) {
             found.push(node.clone());
         }
@@ -190,12 +203,17 @@ impl Sums<'_> {
             .par_iter()
             .map(|node| {
                 let entry = self.view.entry(node)?;
-                Ok((self.view.inode(node.id())?, header::file(&entry, self.view.open(node)?)?))
+                Ok((
+                    self.view.inode(node.id())?,
+                    header::file(&entry, self.view.open(node)?)?,
+                ))
             })
             .collect::<Result<_, LayerError>>()?;
         for (position, layer) in self.view.layers().iter().enumerate() {
             let of_layer = hashed.iter().filter(|(id, _)| id.layer as usize == position);
-            layer.tree.keep_digests(of_layer.map(|(id, digest)| (id.index, *digest)));
+            layer
+                .tree
+                .keep_digests(of_layer.map(|(id, digest)| (id.index, *digest)));
         }
         Ok(())
     }

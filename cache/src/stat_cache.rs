@@ -58,7 +58,9 @@ impl StatCache {
     /// Reads a stat cache; what is not there or not whole is an empty one.
     #[must_use]
     pub fn load(file: &std::path::Path) -> StatCache {
-        let Ok(bytes) = std::fs::read(file) else { return StatCache::default() };
+        let Ok(bytes) = std::fs::read(file) else {
+            return StatCache::default();
+        };
         StatCache::parse(bytes).unwrap_or_default()
     }
 
@@ -128,7 +130,14 @@ impl StatCache {
 /// # Errors
 /// Those of writing the file.
 pub fn save(tree: &TreeIndex) -> Result<(), LayerError> {
-    let Some(StatOrigin { ids, file: Some(file), walked_at }) = tree.origin() else { return Ok(()) };
+    let Some(StatOrigin {
+        ids,
+        file: Some(file),
+        walked_at,
+    }) = tree.origin()
+    else {
+        return Ok(());
+    };
     if !tree.has_new_digests() {
         return Ok(());
     }
@@ -146,7 +155,9 @@ pub fn save(tree: &TreeIndex) -> Result<(), LayerError> {
             continue;
         }
         let path = record.path_bytes();
-        let Ok(length) = u16::try_from(path.len()) else { continue };
+        let Ok(length) = u16::try_from(path.len()) else {
+            continue;
+        };
         out.extend_from_slice(&length.to_le_bytes());
         out.extend_from_slice(path);
         out.extend_from_slice(&encode_id(id));
@@ -190,7 +201,12 @@ mod tests {
     }
 
     fn id(ino: u64, secs: i64) -> StatId {
-        StatId { ino, ctime: Timestamp::from_secs(secs), mtime: Timestamp::from_secs(secs), ..StatId::default() }
+        StatId {
+            ino,
+            ctime: Timestamp::from_secs(secs),
+            mtime: Timestamp::from_secs(secs),
+            ..StatId::default()
+        }
     }
 
     #[test]
@@ -202,8 +218,19 @@ mod tests {
             let kind = if name == "a" { Kind::Dir } else { Kind::File };
             builder.add(Entry::new(path(name), kind, 0o644), Place::Dir);
         }
-        let ids = vec![id(0, 0), id(1, 100), id(2, 100), id(3, 100), id(5, 100), id(4, 999)];
-        let origin = StatOrigin { ids: Arc::new(ids), file: Some(file.clone()), walked_at: Timestamp::from_secs(1000) };
+        let ids = vec![
+            id(0, 0),
+            id(1, 100),
+            id(2, 100),
+            id(3, 100),
+            id(5, 100),
+            id(4, 999),
+        ];
+        let origin = StatOrigin {
+            ids: Arc::new(ids),
+            file: Some(file.clone()),
+            walked_at: Timestamp::from_secs(1000),
+        };
         let tree = builder.finish().with_origin(origin);
         let at = |name: &str| tree.find(&path(name)).expect("there");
         tree.keep_digests([(at("a/b"), [1; 32]), (at("old"), [2; 32]), (at("young"), [3; 32])]);
@@ -213,9 +240,17 @@ mod tests {
         let mut near = 0;
         assert_eq!(cache.lookup(&path("a"), &id(1, 100), &mut near), None);
         assert_eq!(cache.lookup(&path("a/b"), &id(2, 100), &mut near), Some([1; 32]));
-        assert_eq!(cache.lookup(&path("old"), &id(3, 101), &mut near), None, "another ctime");
+        assert_eq!(
+            cache.lookup(&path("old"), &id(3, 101), &mut near),
+            None,
+            "another ctime"
+        );
         assert_eq!(cache.lookup(&path("old"), &id(3, 100), &mut near), Some([2; 32]));
-        assert_eq!(cache.lookup(&path("young"), &id(4, 999), &mut near), None, "too young to be trusted");
+        assert_eq!(
+            cache.lookup(&path("young"), &id(4, 999), &mut near),
+            None,
+            "too young to be trusted"
+        );
         let mut damaged = std::fs::read(&file).expect("there");
         damaged[20] ^= 1;
         std::fs::write(&file, damaged).expect("writes");

@@ -78,15 +78,6 @@ impl Node {
     pub fn is_dir(&self) -> bool {
         self.spans.is_some()
     }
-
-    /// For a directory that only one layer has: that layer, and the records beneath it.
-    #[must_use]
-    pub(crate) fn sole_span(&self) -> Option<(u32, Range<u32>)> {
-        match self.spans.as_deref() {
-            Some([span]) => Some((span.layer, span.records.clone())),
-            _ => None,
-        }
-    }
 }
 
 /// Where a path leads after its links are followed.

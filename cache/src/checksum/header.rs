@@ -18,7 +18,11 @@ const BUFFER_BYTES: usize = 128 * 1024;
 /// The state of the hash after an entry's attributes.
 pub(super) fn attributes(entry: &Entry) -> Sha256 {
     let mut hash = Sha256::new();
-    let mode = if entry.kind == Kind::Symlink { 0o777 } else { entry.mode & 0o7777 };
+    let mode = if entry.kind == Kind::Symlink {
+        0o777
+    } else {
+        entry.mode & 0o7777
+    };
     let size = if entry.kind == Kind::File { entry.size } else { 0 };
     let typeflag = match entry.kind {
         Kind::File | Kind::HardLink => '0',
@@ -28,10 +32,16 @@ pub(super) fn attributes(entry: &Entry) -> Sha256 {
         Kind::Block => '4',
         Kind::Fifo => '6',
     };
-    let link = if entry.kind == Kind::Symlink { entry.link.as_deref().unwrap_or_default() } else { &[] };
+    let link = if entry.kind == Kind::Symlink {
+        entry.link.as_deref().unwrap_or_default()
+    } else {
+        &[]
+    };
     let (major, minor) = entry.rdev;
     let (uid, gid) = (entry.uid, entry.gid);
-    hash.update(format!("namemode{mode}uid{uid}gid{gid}size{size}typeflag{typeflag}linkname"));
+    hash.update(format!(
+        "namemode{mode}uid{uid}gid{gid}size{size}typeflag{typeflag}linkname"
+    ));
     hash.update(link);
     hash.update(format!("unamegnamedevmajor{major}devminor{minor}"));
     for (name, value) in &entry.xattrs {
@@ -47,7 +57,9 @@ pub(super) fn attributes(entry: &Entry) -> Sha256 {
 /// The digest of a file, whose contents must be as long as its entry says.
 pub(super) fn file(entry: &Entry, mut contents: impl Read) -> Result<HeaderDigest, LayerError> {
     let mut hash = attributes(entry);
-    let length = usize::try_from(entry.size).unwrap_or(usize::MAX).saturating_add(1);
+    let length = usize::try_from(entry.size)
+        .unwrap_or(usize::MAX)
+        .saturating_add(1);
     let mut buffer = vec![0; length.min(BUFFER_BYTES)];
     let mut read = 0_u64;
     loop {

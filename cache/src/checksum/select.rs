@@ -50,9 +50,15 @@ pub(super) fn filtered(sums: &Sums<'_>, selector: &Selector) -> Result<Digest, L
         if list.is_empty() {
             return Ok(None);
         }
-        PatternSet::new(list).map(Some).map_err(|error| LayerError::Pattern(error.to_string()))
+        PatternSet::new(list)
+            .map(Some)
+            .map_err(|error| LayerError::Pattern(error.to_string()))
     };
-    let prefix = if selector.wildcard { fixed_prefix(&pattern) } else { pattern.clone() };
+    let prefix = if selector.wildcard {
+        fixed_prefix(&pattern)
+    } else {
+        pattern.clone()
+    };
     let mut selection = Selection {
         sums,
         selector,
@@ -74,7 +80,11 @@ pub(super) fn filtered(sums: &Sums<'_>, selector: &Selector) -> Result<Digest, L
 
 /// `"/a/b"`, or `""` for the root.
 fn absolute(path: &RootPath) -> String {
-    if path.is_root() { String::new() } else { format!("/{}", String::from_utf8_lossy(path.as_bytes())) }
+    if path.is_root() {
+        String::new()
+    } else {
+        format!("/{}", String::from_utf8_lossy(path.as_bytes()))
+    }
 }
 
 /// The directories of a pattern before the first component with a wildcard.
@@ -164,7 +174,10 @@ impl Selection<'_, '_> {
     /// The path that patterns see: beneath what the wildcards matched; none if they do not match.
     fn relative(&mut self, path: &str) -> Result<Option<String>, LayerError> {
         let base = if self.selector.wildcard {
-            let inside = self.last_matched.as_ref().is_some_and(|dir| is_beneath(path, dir));
+            let inside = self
+                .last_matched
+                .as_ref()
+                .is_some_and(|dir| is_beneath(path, dir));
             if !inside {
                 let matches =
                     go_match(&self.pattern, path).map_err(|error| LayerError::Pattern(error.to_string()))?;
@@ -203,8 +216,14 @@ impl Selection<'_, '_> {
 
     fn check_required(&self) -> Result<(), LayerError> {
         for required in &self.selector.required_paths {
-            if !self.found.iter().any(|listed| listed.path.starts_with(required.as_str())) {
-                return Err(LayerError::NotFound { path: required.clone() });
+            if !self
+                .found
+                .iter()
+                .any(|listed| listed.path.starts_with(required.as_str()))
+            {
+                return Err(LayerError::NotFound {
+                    path: required.clone(),
+                });
             }
         }
         Ok(())
@@ -227,7 +246,11 @@ impl Selection<'_, '_> {
             if self.found.len() == 1 && name(&self.pattern) == name(&listed.path) {
                 return Ok(digest.into());
             }
-            let key = listed.path.strip_prefix(prefix).unwrap_or(&listed.path).replace('/', "\0");
+            let key = listed
+                .path
+                .strip_prefix(prefix)
+                .unwrap_or(&listed.path)
+                .replace('/', "\0");
             hash.update(if key.is_empty() { "\0" } else { &key });
             hash.update(text(&digest));
         }

@@ -6,7 +6,7 @@ use tree::{Entry, Kind, RootPath};
 
 use super::*;
 use crate::{
-    layer::{Place, TarLayerWriter, TreeBuilder},
+    layer::{TarLayerWriter, TreeBuilder},
     view::{Contents, ViewLayer},
 };
 
@@ -38,15 +38,25 @@ fn view(files: &[(&str, &str)]) -> View {
         writer.add(&entry, contents.as_bytes()).expect("in order");
     }
     let (file, layer) = writer.finish().expect("writes");
-    View::new(vec![ViewLayer { tree: Arc::new(layer.tree), contents: Arc::new(Contents::Tar(file)) }])
+    View::new(vec![ViewLayer {
+        tree: Arc::new(layer.tree),
+        contents: Arc::new(Contents::Tar(file)),
+    }])
 }
 
 fn plain(path: &str) -> Selector {
-    Selector { path: path.into(), follow_links: true, ..Selector::default() }
+    Selector {
+        path: path.into(),
+        follow_links: true,
+        ..Selector::default()
+    }
 }
 
 fn wildcard(path: &str) -> Selector {
-    Selector { wildcard: true, ..plain(path) }
+    Selector {
+        wildcard: true,
+        ..plain(path)
+    }
 }
 
 /// The root key of a content digest: what the cache stores (output index -1).
@@ -61,7 +71,12 @@ fn equals_keys_exported_by_buildkit() {
         content_key(&context, &[plain("/a.txt"), plain("/sub")]),
         "b2e7c8b6dc2f571dc2bd622b26086977cc2c0f81a3a2525f960eb9a95f8d594f"
     );
-    let app = view(&[("app/", ""), ("app/a.txt", "aaa\n"), ("app/out", "x\n"), ("app/s.txt", "s\n")]);
+    let app = view(&[
+        ("app/", ""),
+        ("app/a.txt", "aaa\n"),
+        ("app/out", "x\n"),
+        ("app/s.txt", "s\n"),
+    ]);
     assert_eq!(
         content_key(&app, &[plain("/app")]),
         "50477aeb1383ec2c68c1011892802b2a241d5ec35db717b33e2a00db3dab8e6d"
@@ -79,7 +94,10 @@ fn names_and_times_of_a_file_do_not_count_but_attributes_do() {
     let base = one(|_| {});
     assert_eq!(base, one(|entry| entry.path = path("other")));
     assert_eq!(base, one(|entry| entry.mtime.secs = 9));
-    assert_eq!(base, one(|entry| drop(entry.xattrs.insert(b"security.selinux".to_vec(), vec![1]))));
+    assert_eq!(
+        base,
+        one(|entry| drop(entry.xattrs.insert(b"security.selinux".to_vec(), vec![1])))
+    );
     for change in [
         (|entry| entry.mode = 0o4644) as fn(&mut Entry),
         |entry| entry.uid = 1,
@@ -94,11 +112,23 @@ fn names_and_times_of_a_file_do_not_count_but_attributes_do() {
 
 #[test]
 fn links_and_absence() {
-    let view = view(&[("d/", ""), ("d/f", "x"), ("l->d/f", ""), ("dl->d", ""), ("loop->loop", "")]);
+    let view = view(&[
+        ("d/", ""),
+        ("d/f", "x"),
+        ("l->d/f", ""),
+        ("dl->d", ""),
+        ("loop->loop", ""),
+    ]);
     let of = |selector: Selector| checksum_path(&view, &selector);
     assert_eq!(of(plain("/l")).expect("there"), of(plain("/d/f")).expect("there"));
-    assert_eq!(of(plain("/dl/f")).expect("there"), of(plain("/d/f")).expect("there"));
-    let unfollowed = Selector { path: "/l".into(), ..Selector::default() };
+    assert_eq!(
+        of(plain("/dl/f")).expect("there"),
+        of(plain("/d/f")).expect("there")
+    );
+    let unfollowed = Selector {
+        path: "/l".into(),
+        ..Selector::default()
+    };
     assert_ne!(of(unfollowed).expect("there"), of(plain("/d/f")).expect("there"));
     let error = of(plain("/none")).expect_err("not there");
     assert_eq!(error.to_string(), "\"/none\": not found");
@@ -108,7 +138,10 @@ fn links_and_absence() {
 #[test]
 fn the_root_of_a_context_counts_for_nothing() {
     let tree = |builder: TreeBuilder| {
-        View::new(vec![ViewLayer { tree: Arc::new(builder.finish()), contents: Arc::new(Contents::None) }])
+        View::new(vec![ViewLayer {
+            tree: Arc::new(builder.finish()),
+            contents: Arc::new(Contents::None),
+        }])
     };
     let sum = |header: &[u8]| {
         let mut bytes = vec![0];
@@ -120,7 +153,10 @@ fn the_root_of_a_context_counts_for_nothing() {
     let header = b"namemode493uid0gid0size0typeflag5linknameunamegnamedevmajor0devminor0";
     let image = checksum_path(&tree(TreeBuilder::new()), &Selector::default()).expect("there");
     assert_eq!(image, sum(header));
-    assert_eq!(checksum_path(&View::default(), &Selector::default()).expect("there"), sum(header));
+    assert_eq!(
+        checksum_path(&View::default(), &Selector::default()).expect("there"),
+        sum(header)
+    );
 }
 
 #[test]
@@ -129,10 +165,15 @@ fn digests_are_kept_with_the_layer() {
     checksum(&view, &[]).expect("there");
     let tree = &view.layers()[0].tree;
     assert!(tree.has_new_digests());
-    let known = ["a", "b", "c/d"].iter().all(|name| tree.digest(tree.find(&path(name)).expect("there")).is_some());
+    let known = ["a", "b", "c/d"]
+        .iter()
+        .all(|name| tree.digest(tree.find(&path(name)).expect("there")).is_some());
     assert!(known);
     // The same index over contents that cannot be opened: nothing is read again.
-    let blind = ViewLayer { tree: Arc::clone(tree), contents: Arc::new(Contents::None) };
+    let blind = ViewLayer {
+        tree: Arc::clone(tree),
+        contents: Arc::new(Contents::None),
+    };
     assert_eq!(
         checksum(&View::new(vec![blind]), &[]).expect("all is known"),
         checksum(&view, &[]).expect("there")
@@ -141,11 +182,21 @@ fn digests_are_kept_with_the_layer() {
 
 #[test]
 fn wildcards_list_what_they_match() {
-    let view = view(&[("foo", "1"), ("fig", "2"), ("d/", ""), ("d/foo", "1"), ("d/sub/", ""), ("d/sub/x", "3")]);
+    let view = view(&[
+        ("foo", "1"),
+        ("fig", "2"),
+        ("d/", ""),
+        ("d/foo", "1"),
+        ("d/sub/", ""),
+        ("d/sub/x", "3"),
+    ]);
     let of = |selector: Selector| checksum_path(&view, &selector).expect("there");
     let header = |name: &str| of(plain(name)).to_string();
     // One match of another name than the pattern's: a list of one.
-    assert_eq!(of(wildcard("/fo*")), Digest::of(format!("\0foo{}", header("/foo")).as_bytes()));
+    assert_eq!(
+        of(wildcard("/fo*")),
+        Digest::of(format!("\0foo{}", header("/foo")).as_bytes())
+    );
     assert_eq!(of(wildcard("/fo?")), of(wildcard("/fo*")));
     let both = format!("\0fig{}\0foo{}", header("/fig"), header("/foo"));
     assert_eq!(of(wildcard("/f*")), Digest::of(both.as_bytes()));
@@ -156,14 +207,22 @@ fn wildcards_list_what_they_match() {
 
 #[test]
 fn filters_list_parents_only_of_what_matches() {
-    let view = view(&[("d/", ""), ("d/a.go", "1"), ("d/b.md", "2"), ("d/e/", ""), ("d/e/c.md", "3")]);
+    let view = view(&[
+        ("d/", ""),
+        ("d/a.go", "1"),
+        ("d/b.md", "2"),
+        ("d/e/", ""),
+        ("d/e/c.md", "3"),
+    ]);
     let with = |include: &[&str], exclude: &[&str]| Selector {
         include_patterns: include.iter().map(ToString::to_string).collect(),
         exclude_patterns: exclude.iter().map(ToString::to_string).collect(),
         ..plain("/d")
     };
     let of = |selector: Selector| checksum_path(&view, &selector).expect("there");
-    let dir: HeaderDigest = header::attributes(&Entry::dir(path("d"), 0o755)).finalize().into();
+    let dir: HeaderDigest = header::attributes(&Entry::dir(path("d"), 0o755))
+        .finalize()
+        .into();
     let file = |name: &str| of(plain(name)).to_string();
     let only_go = format!("\0{}\0a.go{}", text(&dir), file("/d/a.go"));
     assert_eq!(of(with(&["*.go"], &[])), Digest::of(only_go.as_bytes()));
@@ -171,6 +230,12 @@ fn filters_list_parents_only_of_what_matches() {
     assert_eq!(of(with(&["*.none"], &[])), Digest::of(b""));
     let deep = format!("\0{}\0e{}\0e\0c.md{}", text(&dir), text(&dir), file("/d/e/c.md"));
     assert_eq!(of(with(&["e/*.md"], &[])), Digest::of(deep.as_bytes()));
-    let required = Selector { required_paths: vec!["/d/none".into()], ..with(&["*.go"], &[]) };
-    assert!(matches!(checksum_path(&view, &required), Err(LayerError::NotFound { .. })));
+    let required = Selector {
+        required_paths: vec!["/d/none".into()],
+        ..with(&["*.go"], &[])
+    };
+    assert!(matches!(
+        checksum_path(&view, &required),
+        Err(LayerError::NotFound { .. })
+    ));
 }

@@ -462,6 +462,7 @@ impl Assembly {
             records: self.records,
             arena: self.arena,
             digests: Digests { slots, changed }.into(),
+            origin: None,
         }
     }
 }

@@ -129,6 +129,7 @@ impl TreeIndex {
                 changed: false,
             }
             .into(),
+            origin: None,
         };
         let sorted = (1..tree.count())
             .all(|index| RootPath::compare_bytes(tree.path_of(index - 1), tree.path_of(index)).is_lt());

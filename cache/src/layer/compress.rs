@@ -20,7 +20,7 @@ use std::{
 };
 
 use libdeflater::{CompressionLvl, Compressor};
-use oci::Digest;
+use oci::{Compression, Digest};
 
 use super::{LayerError, write::HashingWriter};
 
@@ -30,17 +30,6 @@ const MEMBER_BYTES: usize = 1024 * 1024;
 const MEMBERS_PER_CORE: usize = 2;
 /// zstd's own default.
 const ZSTD_DEFAULT_LEVEL: i32 = 3;
-
-/// How a layer's blob is packed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Compression {
-    /// The plain tar.
-    Uncompressed,
-    /// gzip.
-    Gzip,
-    /// zstd.
-    Zstd,
-}
 
 /// How hard to compress: the default, or a number in the compression's own scale (gzip 0 to 9, zstd 1 to 22).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -347,5 +347,6 @@ pub fn placed_in_dir(tree: &TreeIndex) -> TreeIndex {
         records,
         arena: tree.arena.clone(),
         digests: digests.into(),
+        origin: None,
     }
 }

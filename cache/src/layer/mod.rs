@@ -36,7 +36,7 @@ mod error;
 
 pub use apply::{Applied, Limits, index_stream, unpack_stream};
 pub use builder::TreeBuilder;
-pub use compress::{Compressed, Compression, Level, compress};
+pub use compress::{Compressed, Level, compress};
 pub use decompress::{Decompressor, Sniffed, decompress, sniff};
 pub use diff::diff_dir;
 pub use error::LayerError;

@@ -44,7 +44,9 @@ impl Contents {
             (Place::Dir, Contents::Dir(root)) => {
                 let (file, metadata) = root.open_file(&record.path())?;
                 if record.stat_id().is_some_and(|id| id != metadata.id) {
-                    return Err(LayerError::ChangedSince { path: record.path().display().to_string() });
+                    return Err(LayerError::ChangedSince {
+                        path: record.path().display().to_string(),
+                    });
                 }
                 Ok(ContentReader::File(file))
             }

@@ -14,6 +14,7 @@
 //! Nothing here knows images, layers or tar. Nothing here follows a symbolic link unless its name says so.
 mod path;
 mod entry;
+mod pattern;
 mod root;
 mod create;
 mod attributes;
@@ -26,5 +27,6 @@ mod testing;
 pub use entry::{Entry, Kind, Timestamp};
 pub use error::{Error, Result};
 pub use path::{MAX_PATH_BYTES, MAX_PATH_DEPTH, PathError, RootPath};
+pub use pattern::{MatchInfo, PatternError, PatternSet, go_match, read_ignore_file};
 pub use root::{DirItem, Metadata, Root, StatId};
 pub use walk::{Everything, Filter, Found, Visit, WalkOptions, walk};
