@@ -1,1 +1,2 @@
+//! builder
 fn main() {}
