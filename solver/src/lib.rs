@@ -27,6 +27,10 @@ mod edge;
 mod scheduler;
 mod once;
 mod job;
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Blame, OpError, Phase, Place, SolveError, VertexError};
 pub use job::{BuiltResult, Holdings, Job, Options, Solver};

@@ -194,7 +194,11 @@ impl<R: Clone> Core<R> {
         let edge = self.graph.edge_mut(root).expect("the root was placed above");
         edge.builds.push(build);
         edge.wanted = Level::Complete;
-        self.enqueue(root);
+        if edge.is_settled() {
+            self.settled(root);
+        } else {
+            self.enqueue(root);
+        }
         self.run();
         build
     }

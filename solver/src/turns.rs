@@ -1,7 +1,8 @@
 //! Whose turn it is when not everything may run at once.
 //!
 //! ```text
-//! ready to run ─▶ waiting ─ the job with the fewest running, then the longest chain, then first come ─▶ running
+//! ready to run ─▶ waiting ─ the job with the fewest running, the one served longest ago;
+//!                           of its vertices the one with the longest chain behind it ─▶ running
 //! ```
 //!
 //! A vertex that several jobs want counts for the one of them that has the fewest running.
@@ -24,6 +25,9 @@ pub(crate) struct Turns {
     running: HashMap<NodeId, Option<u64>>,
     /// In the order they came.
     waiting: Vec<NodeId>,
+    /// The number of the last turn each job had, while anything waits.
+    served: HashMap<u64, u64>,
+    turn: u64,
 }
 
 impl Turns {
@@ -32,6 +36,8 @@ impl Turns {
             max: max.unwrap_or(usize::MAX).max(1),
             running: HashMap::new(),
             waiting: Vec::new(),
+            served: HashMap::new(),
+            turn: 0,
         }
     }
 
@@ -63,8 +69,11 @@ impl Turns {
             *load.entry(*job).or_default() += 1;
         }
         let charge = |jobs: &[u64]| {
-            let loads = jobs.iter().map(|job| (load.get(job).copied().unwrap_or(0), *job));
-            loads.min().map_or((0, None), |(load, job)| (load, Some(job)))
+            let of = |job: &u64| {
+                let last = self.served.get(job).copied().unwrap_or(0);
+                ((load.get(job).copied().unwrap_or(0), last), Some(*job))
+            };
+            jobs.iter().map(of).min().unwrap_or(((0, 0), None))
         };
         let claims = self.waiting.iter().enumerate().map(|(at, node)| {
             let claim = claim(*node);
@@ -74,6 +83,11 @@ impl Turns {
         let ((_, _, at), job) = claims.min_by_key(|(rank, _)| *rank)?;
         let node = self.waiting.remove(at);
         self.running.insert(node, job);
+        self.turn += 1;
+        self.served.extend(job.map(|job| (job, self.turn)));
+        if self.waiting.is_empty() {
+            self.served.clear();
+        }
         Some(node)
     }
 }
