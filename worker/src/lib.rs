@@ -1,1 +1,2 @@
-//! worker
+//! Does the work: sources, steps, file ops, exports.
+pub mod file;

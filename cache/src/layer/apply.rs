@@ -57,13 +57,30 @@ pub struct Applied {
 /// # Errors
 /// [`LayerError`] of every kind; `out` then holds a useless piece.
 pub fn index_stream(stream: impl Read, out: impl Write, limits: Limits) -> Result<Applied, LayerError> {
+    index(stream, out, Layer::new(limits, Names::OfLayer))
+}
+
+/// As [`index_stream`], for an archive that is no layer: a name beginning with `.wh.` is a name like any other.
+///
+/// # Errors
+/// As [`index_stream`].
+pub fn index_archive(stream: impl Read, out: impl Write, limits: Limits) -> Result<Applied, LayerError> {
+    index(stream, out, Layer::new(limits, Names::Plain))
+}
+
+/// Whether `stream` begins as a tar with at least one entry.
+#[must_use]
+pub fn is_tar(stream: impl Read) -> bool {
+    matches!(TarReader::new(stream).next(), Ok(Some(_)))
+}
+
+fn index(stream: impl Read, out: impl Write, mut layer: Layer) -> Result<Applied, LayerError> {
     let mut reader = TarReader::new(Tee {
         stream,
         out,
         hash: Sha256::new(),
         bytes: 0,
     });
-    let mut layer = Layer::new(limits);
     while let Some(raw) = reader.next()? {
         let offset = raw.offset;
         layer.take(raw, |entry, _| {
@@ -94,7 +111,7 @@ pub fn unpack_stream(
         hash: Sha256::new(),
         bytes: 0,
     });
-    let mut layer = Layer::new(limits);
+    let mut layer = Layer::new(limits, Names::OfLayer);
     while let Some(raw) = reader.next()? {
         let contents = &mut reader;
         layer.take(raw, |entry, replaces| {
@@ -128,18 +145,29 @@ fn finish<R: Read, W: Write>(
     })
 }
 
+/// What names beginning with `.wh.` mean.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Names {
+    /// Deletions.
+    OfLayer,
+    /// Themselves.
+    Plain,
+}
+
 /// What an archive's entries add up to so far.
 struct Layer {
     builder: TreeBuilder,
+    names: Names,
     limits: Limits,
     entries: u64,
     bytes: u64,
 }
 
 impl Layer {
-    fn new(limits: Limits) -> Self {
+    fn new(limits: Limits, names: Names) -> Self {
         Layer {
             builder: TreeBuilder::new(),
+            names,
             limits,
             entries: 0,
             bytes: 0,
@@ -183,6 +211,7 @@ impl Layer {
             });
         }
         if let Some(name) = path.file_name()
+            && self.names == Names::OfLayer
             && name.starts_with(WHITEOUT_PREFIX)
         {
             let dir = path.parent().unwrap_or_default();

@@ -34,7 +34,7 @@ mod compress;
 mod rewrite;
 mod error;
 
-pub use apply::{Applied, Limits, index_stream, unpack_stream};
+pub use apply::{Applied, Limits, index_archive, index_stream, is_tar, unpack_stream};
 pub use builder::TreeBuilder;
 pub use compress::{Compressed, Level, compress};
 pub use decompress::{Decompressor, Sniffed, decompress, sniff};

@@ -13,12 +13,13 @@
 use std::collections::HashMap;
 
 use cache::view::{Node, View};
-use llb::CopyAction;
+use llb::op::CopyAction;
 use tree::{Entry, Kind, MatchInfo, PatternSet, RootPath, Timestamp};
 
 use super::{
-    FileError, Stage, mode,
+    FileError, Stage,
     make::{make_all, timestamp},
+    mode,
     owner::Ids,
     stage::{Copied, Source},
     unpack, wildcard,
@@ -39,9 +40,14 @@ pub fn copy(
     spool: &dyn Fn() -> std::io::Result<std::fs::File>,
 ) -> Result<(), FileError> {
     if !action.create_dest_path {
-        let parent = stage.resolve(&RootPath::clean(&action.dest)?)?.parent().unwrap_or_default();
+        let parent = stage
+            .resolve(&RootPath::clean(&action.dest)?)?
+            .parent()
+            .unwrap_or_default();
         if stage.lookup(&parent)?.is_none() {
-            return Err(FileError::NotFound { path: parent.display().to_string() });
+            return Err(FileError::NotFound {
+                path: parent.display().to_string(),
+            });
         }
     }
     let patterns = |list: &[String]| (!list.is_empty()).then(|| PatternSet::new(list)).transpose();
@@ -107,15 +113,26 @@ impl Copier<'_> {
         }
         let top = self.resolve_source(&RootPath::clean(&fixed)?)?;
         if self.source.lookup(&top).is_none() && !top.is_root() {
-            return Err(FileError::NotFound { path: top.display().to_string() });
+            return Err(FileError::NotFound {
+                path: top.display().to_string(),
+            });
         }
         let names = &mut |path: &RootPath| -> Vec<Vec<u8>> {
-            let children = self.source.lookup(path).map(|node| self.source.children(&node)).unwrap_or_default();
-            children.iter().map(|child| self.source.record(child.id()).name().to_vec()).collect()
+            let children = self
+                .source
+                .lookup(path)
+                .map(|node| self.source.children(&node))
+                .unwrap_or_default();
+            children
+                .iter()
+                .map(|child| self.source.record(child.id()).name().to_vec())
+                .collect()
         };
         let found = wildcard::expand(&top, &pattern, names)?;
         if found.is_empty() && !self.action.allow_empty_wildcard {
-            return Err(FileError::NotFound { path: self.action.src.clone() });
+            return Err(FileError::NotFound {
+                path: self.action.src.clone(),
+            });
         }
         Ok(found)
     }
@@ -126,23 +143,37 @@ impl Copier<'_> {
     }
 
     fn parent_mode(&self) -> u32 {
-        if self.action.mode == -1 { PARENT_MODE } else { self.action.mode.cast_unsigned() & 0o777 }
+        if self.action.mode == -1 {
+            PARENT_MODE
+        } else {
+            self.action.mode.cast_unsigned() & 0o777
+        }
     }
 
     fn copy_one(&mut self, from: &RootPath) -> Result<(), FileError> {
         let dest = &self.action.dest;
         let into = dest.ends_with('/') || dest.ends_with("/.") || dest == ".";
         let cleaned = RootPath::clean(dest)?;
-        let ensured = if into { cleaned.clone() } else { cleaned.parent().unwrap_or_default() };
+        let ensured = if into {
+            cleaned.clone()
+        } else {
+            cleaned.parent().unwrap_or_default()
+        };
         let mode = self.parent_mode();
         let ensured = self.stage.resolve(&ensured)?;
         let mut made = make_all(self.stage, &ensured, mode, self.owner, self.time)?;
         let mut target = self.stage.resolve(&cleaned)?;
         let followed = self.resolve_source(from)?;
-        let not_found = || FileError::NotFound { path: from.display().to_string() };
+        let not_found = || FileError::NotFound {
+            path: from.display().to_string(),
+        };
         let node = self.source.lookup(&followed);
         let Some(node) = node.or_else(|| followed.is_root().then(|| self.source.root()).flatten()) else {
-            return if followed.is_root() { Ok(()) } else { Err(not_found()) };
+            return if followed.is_root() {
+                Ok(())
+            } else {
+                Err(not_found())
+            };
         };
         let there = self.stage.lookup(&target)?;
         let there_dir = there.as_ref().is_some_and(Entry::is_dir);
@@ -159,8 +190,14 @@ impl Copier<'_> {
         };
         made.extend(make_all(self.stage, &holder, mode, self.owner, self.time)?);
         let none = MatchInfo::default();
-        let item =
-            Item { node, relative: String::new(), target, overwrite: false, include: &none, exclude: &none };
+        let item = Item {
+            node,
+            relative: String::new(),
+            target,
+            overwrite: false,
+            include: &none,
+            exclude: &none,
+        };
         self.copy_item(&item)?;
         if let Some(time) = self.time {
             for dir in made {
@@ -192,7 +229,7 @@ impl Copier<'_> {
         }
         let entry = self.source.entry(&item.node)?;
         if wanted {
-            if self.action.always_replace {
+            if self.action.always_replace_existing {
                 let there = self.stage.lookup(&item.target)?;
                 if there.is_some_and(|there| !(there.is_dir() && entry.is_dir())) {
                     self.stage.remove(&item.target)?;
@@ -209,12 +246,19 @@ impl Copier<'_> {
         }
         let look_inside = !(excluded && !self.exclude.as_ref().is_some_and(PatternSet::has_exclusions));
         if look_inside {
-            self.parents.push(Waiting { entry: entry.clone(), target: item.target.clone(), made: wanted });
+            self.parents.push(Waiting {
+                entry: entry.clone(),
+                target: item.target.clone(),
+                made: wanted,
+            });
             for child in self.source.children(&item.node) {
                 let name = self.source.record(child.id()).name();
                 let text = String::from_utf8_lossy(name);
-                let relative =
-                    if item.relative.is_empty() { text.into_owned() } else { format!("{}/{text}", item.relative) };
+                let relative = if item.relative.is_empty() {
+                    text.into_owned()
+                } else {
+                    format!("{}/{text}", item.relative)
+                };
                 let target = item.target.child(name)?;
                 self.copy_item(&Item {
                     node: child,
@@ -248,7 +292,9 @@ impl Copier<'_> {
     fn copy_file(&mut self, item: &Item<'_>, entry: Entry) -> Result<(), FileError> {
         if let Some(there) = self.stage.lookup(&item.target)? {
             if there.is_dir() {
-                return Err(FileError::DirectoryInTheWay { path: item.target.display().to_string() });
+                return Err(FileError::DirectoryInTheWay {
+                    path: item.target.display().to_string(),
+                });
             }
             self.stage.remove(&item.target)?;
         }
@@ -266,7 +312,9 @@ impl Copier<'_> {
             self.copied.insert(id, inode);
             return Ok(());
         }
-        self.stage.create(&item.target, attributes, Source::Nothing).map(drop)
+        self.stage
+            .create(&item.target, attributes, Source::Nothing)
+            .map(drop)
     }
 
     /// What is to become of an entry's attributes.
@@ -313,9 +361,9 @@ impl Copier<'_> {
                 self.stage.create_dir(target, made)?;
                 Ok(true)
             }
-            Some(there) if !there.is_dir() => {
-                Err(FileError::FileInTheWay { path: target.display().to_string() })
-            }
+            Some(there) if !there.is_dir() => Err(FileError::FileInTheWay {
+                path: target.display().to_string(),
+            }),
             Some(_) => {
                 if overwrite {
                     self.stage.change_dir(target, |there| there.mode = entry.mode)?;

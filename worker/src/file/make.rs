@@ -2,14 +2,10 @@
 
 use std::sync::Arc;
 
-use llb::{MkdirAction, MkfileAction};
+use llb::op::{MkdirAction, MkfileAction};
 use tree::{Entry, Kind, RootPath, Timestamp};
 
-use super::{
-    FileError, Stage,
-    owner::Ids,
-    stage::Source,
-};
+use super::{FileError, Stage, owner::Ids, stage::Source};
 
 /// The time an action asks for: none for -1.
 pub(super) fn timestamp(nanos: i64) -> Option<Timestamp> {
@@ -43,12 +39,19 @@ pub fn mkfile(stage: &mut Stage, action: &MkfileAction, owner: Option<Ids>) -> R
     let mut entry = Entry::new(path.clone(), Kind::File, action.mode.cast_unsigned() & 0o777);
     if let Some(old) = stage.lookup(&path)? {
         match old.kind {
-            Kind::Dir => return Err(FileError::DirectoryInTheWay { path: path.display().to_string() }),
+            Kind::Dir => {
+                return Err(FileError::DirectoryInTheWay {
+                    path: path.display().to_string(),
+                });
+            }
             Kind::File | Kind::HardLink => {
                 (entry.mode, entry.uid, entry.gid) = (old.mode & 0o777, old.uid, old.gid);
             }
             Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {
-                return Err(FileError::Exists { action: "write", path: path.display().to_string() });
+                return Err(FileError::Exists {
+                    action: "write",
+                    path: path.display().to_string(),
+                });
             }
         }
         stage.remove(&path)?;
@@ -58,18 +61,28 @@ pub fn mkfile(stage: &mut Stage, action: &MkfileAction, owner: Option<Ids>) -> R
     }
     entry.size = action.data.len() as u64;
     entry.mtime = timestamp(action.timestamp).unwrap_or(stage.now());
-    let contents =
-        if action.data.is_empty() { Source::Nothing } else { Source::Bytes(Arc::from(action.data.as_slice())) };
+    let contents = if action.data.is_empty() {
+        Source::Nothing
+    } else {
+        Source::Bytes(Arc::from(action.data.as_slice()))
+    };
     stage.create(&path, entry, contents).map(drop)
 }
 
 /// Whether the directory that is to hold `path` is there.
 pub(super) fn check_parent(stage: &Stage, action: &'static str, path: &RootPath) -> Result<(), FileError> {
-    let Some(parent) = path.parent() else { return Err(FileError::Root { action }) };
+    let Some(parent) = path.parent() else {
+        return Err(FileError::Root { action });
+    };
     match stage.lookup(&parent)? {
         Some(entry) if entry.is_dir() => Ok(()),
-        Some(_) => Err(FileError::NotADirectory { action, path: parent.display().to_string() }),
-        None => Err(FileError::NotFound { path: parent.display().to_string() }),
+        Some(_) => Err(FileError::NotADirectory {
+            action,
+            path: parent.display().to_string(),
+        }),
+        None => Err(FileError::NotFound {
+            path: parent.display().to_string(),
+        }),
     }
 }
 
@@ -82,7 +95,11 @@ pub(super) fn make_all(
     time: Option<Timestamp>,
 ) -> Result<Vec<RootPath>, FileError> {
     let mut made = Vec::new();
-    for dir in path.ancestors().chain([path.clone()]).filter(|dir| !dir.is_root()) {
+    for dir in path
+        .ancestors()
+        .chain([path.clone()])
+        .filter(|dir| !dir.is_root())
+    {
         match stage.lookup(&dir)? {
             Some(entry) if entry.is_dir() => {}
             Some(_) => {

@@ -13,7 +13,9 @@ use super::FileError;
 /// # Errors
 /// [`FileError::Mode`].
 pub(super) fn apply(symbolic: &str, mode: u32, is_dir: bool) -> Result<u32, FileError> {
-    let bad = || FileError::Mode { mode: symbolic.to_owned() };
+    let bad = || FileError::Mode {
+        mode: symbolic.to_owned(),
+    };
     if let Ok(octal) = u32::from_str_radix(symbolic, 8) {
         return if octal <= 0o7777 { Ok(octal) } else { Err(bad()) };
     }
@@ -95,7 +97,11 @@ mod tests {
             ("u-x+w", 0o500, false, 0o600),
             ("0750", 0o644, false, 0o750),
         ] {
-            assert_eq!(apply(symbolic, mode, is_dir).expect(symbolic), wanted, "{symbolic}");
+            assert_eq!(
+                apply(symbolic, mode, is_dir).expect(symbolic),
+                wanted,
+                "{symbolic}"
+            );
         }
         for bad in ["", "x", "u+q", "z+x", "77777", "u"] {
             assert!(apply(bad, 0o644, false).is_err(), "{bad}");

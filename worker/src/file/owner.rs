@@ -4,7 +4,7 @@
 //! BuildKit. A user by number gives the group the same number, unless a group is named.
 
 use cache::view::{View, groups, passwd};
-use llb::{Chown, Owner};
+use llb::op::{Chown, Owner};
 
 use super::FileError;
 
@@ -29,17 +29,26 @@ pub fn find_owner(
     let mut ids = Ids { uid: 0, gid: 0 };
     match &chown.user {
         Some(Owner::Id(id)) => ids = Ids { uid: *id, gid: *id },
-        Some(Owner::Name { name, input: Some(input) }) => {
+        Some(Owner::Name {
+            name,
+            input: Some(input),
+        }) => {
             let accounts = passwd(&view_of(*input)?)?;
             if let Some(account) = accounts.iter().find(|account| account.name == *name) {
-                ids = Ids { uid: account.uid, gid: account.gid };
+                ids = Ids {
+                    uid: account.uid,
+                    gid: account.gid,
+                };
             }
         }
         Some(Owner::Name { input: None, .. }) | None => {}
     }
     match &chown.group {
         Some(Owner::Id(id)) => ids.gid = *id,
-        Some(Owner::Name { name, input: Some(input) }) => {
+        Some(Owner::Name {
+            name,
+            input: Some(input),
+        }) => {
             let groups = groups(&view_of(*input)?)?;
             if let Some(group) = groups.iter().find(|group| group.name == *name) {
                 ids.gid = group.gid;

@@ -1,6 +1,6 @@
 //! Removes paths, with all beneath them.
 
-use llb::RmAction;
+use llb::op::RmAction;
 use tree::RootPath;
 
 use super::{FileError, Stage, wildcard};
@@ -16,7 +16,9 @@ pub fn remove(stage: &mut Stage, action: &RmAction) -> Result<(), FileError> {
     }
     let top = stage.resolve_parent(&RootPath::clean(&fixed)?)?;
     if stage.lookup(&top)?.is_none() {
-        return Err(FileError::NotFound { path: top.display().to_string() });
+        return Err(FileError::NotFound {
+            path: top.display().to_string(),
+        });
     }
     let matches = wildcard::expand(&top, &pattern, &mut |path| stage.names(path))?;
     for path in matches {
@@ -31,7 +33,9 @@ fn remove_one(stage: &mut Stage, path: &RootPath, allow_not_found: bool) -> Resu
     }
     let path = stage.resolve_parent(path)?;
     if !allow_not_found && stage.lookup(&path)?.is_none() {
-        return Err(FileError::NotFound { path: path.display().to_string() });
+        return Err(FileError::NotFound {
+            path: path.display().to_string(),
+        });
     }
     stage.remove(&path)
 }

@@ -13,7 +13,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    io::{Cursor, Read, Write},
+    io::{Cursor, Write},
     sync::Arc,
 };
 
@@ -85,8 +85,18 @@ impl Stage {
         let node = base.root();
         let attributes = node.as_ref().and_then(|node| base.entry(node).ok());
         let entry = attributes.unwrap_or_else(|| Entry::dir(RootPath::root(), 0o755));
-        let root = Dir { entry, base: node, items: BTreeMap::new(), changed: false };
-        Stage { base, root, inodes: Vec::new(), now }
+        let root = Dir {
+            entry,
+            base: node,
+            items: BTreeMap::new(),
+            changed: false,
+        };
+        Stage {
+            base,
+            root,
+            inodes: Vec::new(),
+            now,
+        }
     }
 
     /// The time of what is made without one.
@@ -174,13 +184,18 @@ impl Stage {
             {
                 links += 1;
                 if links > MAX_LINKS {
-                    return Err(LayerError::TooManyLinks { path: path.display().to_string() }.into());
+                    return Err(LayerError::TooManyLinks {
+                        path: path.display().to_string(),
+                    }
+                    .into());
                 }
                 let target = entry.link.unwrap_or_default();
                 if target.first() == Some(&b'/') {
                     walked.truncate(1);
                 }
-                let parts = target.split(|&byte| byte == b'/').filter(|part| !part.is_empty() && *part != b".");
+                let parts = target
+                    .split(|&byte| byte == b'/')
+                    .filter(|part| !part.is_empty() && *part != b".");
                 left.extend(parts.rev().map(<[u8]>::to_vec));
                 continue;
             }
@@ -194,7 +209,10 @@ impl Stage {
     pub(super) fn names(&self, path: &RootPath) -> Vec<Vec<u8>> {
         let of_base = |node: &Node| -> Vec<Vec<u8>> {
             let children = self.base.children(node);
-            children.iter().map(|child| self.base.record(child.id()).name().to_vec()).collect()
+            children
+                .iter()
+                .map(|child| self.base.record(child.id()).name().to_vec())
+                .collect()
         };
         match self.find(path) {
             Some(Found::Base(node)) => of_base(&node),
@@ -212,23 +230,36 @@ impl Stage {
 
     /// The directory at `path`, ready to be changed; the way to it must be directories.
     fn dir_mut(&mut self, path: &RootPath) -> Result<&mut Dir, FileError> {
-        let not_a_directory =
-            || FileError::NotADirectory { action: "change", path: path.display().to_string() };
+        let not_a_directory = || FileError::NotADirectory {
+            action: "change",
+            path: path.display().to_string(),
+        };
         let mut here = &mut self.root;
         for name in path.components() {
             if !here.items.contains_key(name) {
                 let node = here.base.as_ref().and_then(|node| self.base.child(node, name));
-                let node = node.ok_or_else(|| FileError::NotFound { path: path.display().to_string() })?;
+                let node = node.ok_or_else(|| FileError::NotFound {
+                    path: path.display().to_string(),
+                })?;
                 if !node.is_dir() {
                     return Err(not_a_directory());
                 }
                 let entry = self.base.entry(&node)?;
-                let dir = Dir { entry, base: Some(node), items: BTreeMap::new(), changed: false };
+                let dir = Dir {
+                    entry,
+                    base: Some(node),
+                    items: BTreeMap::new(),
+                    changed: false,
+                };
                 here.items.insert(name.to_vec(), Item::Dir(dir));
             }
             here = match here.items.get_mut(name) {
                 Some(Item::Dir(dir)) => dir,
-                Some(Item::Gone) => return Err(FileError::NotFound { path: path.display().to_string() }),
+                Some(Item::Gone) => {
+                    return Err(FileError::NotFound {
+                        path: path.display().to_string(),
+                    });
+                }
                 Some(Item::Name(_)) | None => return Err(not_a_directory()),
             };
         }
@@ -250,12 +281,25 @@ impl Stage {
     /// Makes a directory where nothing is.
     pub(super) fn create_dir(&mut self, path: &RootPath, entry: Entry) -> Result<(), FileError> {
         let (dir, name) = self.slot("create directory", path)?;
-        dir.items.insert(name, Item::Dir(Dir { entry, base: None, items: BTreeMap::new(), changed: true }));
+        dir.items.insert(
+            name,
+            Item::Dir(Dir {
+                entry,
+                base: None,
+                items: BTreeMap::new(),
+                changed: true,
+            }),
+        );
         Ok(())
     }
 
     /// Makes a file, link or node where nothing is; gives its inode.
-    pub(super) fn create(&mut self, path: &RootPath, entry: Entry, contents: Source) -> Result<usize, FileError> {
+    pub(super) fn create(
+        &mut self,
+        path: &RootPath,
+        entry: Entry,
+        contents: Source,
+    ) -> Result<usize, FileError> {
         let inode = self.inodes.len();
         let (dir, name) = self.slot("create", path)?;
         dir.items.insert(name, Item::Name(inode));
@@ -281,7 +325,11 @@ impl Stage {
     }
 
     /// Changes the attributes of the directory at `path`.
-    pub(super) fn change_dir(&mut self, path: &RootPath, change: impl FnOnce(&mut Entry)) -> Result<(), FileError> {
+    pub(super) fn change_dir(
+        &mut self,
+        path: &RootPath,
+        change: impl FnOnce(&mut Entry),
+    ) -> Result<(), FileError> {
         let dir = self.dir_mut(path)?;
         dir.changed = true;
         change(&mut dir.entry);
@@ -313,11 +361,7 @@ impl Stage {
     ///
     /// # Errors
     /// [`FileError::Cancelled`]; those of reading contents and of writing.
-    pub fn write<W: Write>(
-        &self,
-        out: W,
-        cancelled: &dyn Fn() -> bool,
-    ) -> Result<(W, TarLayer), FileError> {
+    pub fn write<W: Write>(&self, out: W, cancelled: &dyn Fn() -> bool) -> Result<(W, TarLayer), FileError> {
         let mut writing = Writing {
             stage: self,
             writer: TarLayerWriter::new(out),
@@ -355,8 +399,10 @@ impl<W: Write> Writing<'_, W> {
             (None, Some(node)) if node.is_dir() => base.children(node),
             _ => Vec::new(),
         };
-        let mut names: BTreeMap<Vec<u8>, Option<&Item>> =
-            hidden.iter().map(|child| (base.record(child.id()).name().to_vec(), None)).collect();
+        let mut names: BTreeMap<Vec<u8>, Option<&Item>> = hidden
+            .iter()
+            .map(|child| (base.record(child.id()).name().to_vec(), None))
+            .collect();
         names.extend(dir.items.iter().map(|(name, item)| (name.clone(), Some(item))));
         for (name, item) in names {
             if (self.cancelled)() {
@@ -374,7 +420,10 @@ impl<W: Write> Writing<'_, W> {
                 Some(Item::Name(inode)) => self.name(*inode, child)?,
                 Some(Item::Dir(dir)) => {
                     let depth = self.parents.len();
-                    self.parents.push(Entry { path: child.clone(), ..dir.entry.clone() });
+                    self.parents.push(Entry {
+                        path: child.clone(),
+                        ..dir.entry.clone()
+                    });
                     if dir.changed {
                         self.write_parents()?;
                     }
@@ -389,7 +438,10 @@ impl<W: Write> Writing<'_, W> {
     fn name(&mut self, number: usize, path: RootPath) -> Result<(), FileError> {
         self.write_parents()?;
         let inode = &self.stage.inodes[number];
-        let mut entry = Entry { path: path.clone(), ..inode.entry.clone() };
+        let mut entry = Entry {
+            path: path.clone(),
+            ..inode.entry.clone()
+        };
         if let Some(first) = self.written.get(&number) {
             if entry.kind == Kind::File {
                 entry.kind = Kind::HardLink;
@@ -405,7 +457,9 @@ impl<W: Write> Writing<'_, W> {
             Source::Nothing => self.writer.add(&entry, std::io::empty())?,
             Source::Bytes(bytes) => self.writer.add(&entry, Cursor::new(bytes))?,
             Source::View(view, node) => self.writer.add(&entry, view.open(node)?)?,
-            Source::Tar(contents, tree, index) => self.writer.add(&entry, contents.open(tree.get(*index))?)?,
+            Source::Tar(contents, tree, index) => {
+                self.writer.add(&entry, contents.open(tree.get(*index))?)?
+            }
         })
     }
 
@@ -419,22 +473,3 @@ impl<W: Write> Writing<'_, W> {
 
 /// Which file of a source a staged inode was copied from.
 pub(super) type Copied = HashMap<NodeId, usize>;
-
-impl Source {
-    /// All bytes, for a small file.
-    pub(super) fn read(&self) -> Result<Vec<u8>, FileError> {
-        let mut bytes = Vec::new();
-        let read = |mut stream: Box<dyn Read + '_>, bytes: &mut Vec<u8>| {
-            stream.read_to_end(bytes).map_err(|cause| LayerError::Io { action: "read contents", cause })
-        };
-        match self {
-            Source::Nothing => {}
-            Source::Bytes(held) => bytes.extend_from_slice(held),
-            Source::View(view, node) => drop(read(Box::new(view.open(node)?), &mut bytes)?),
-            Source::Tar(contents, tree, index) => {
-                drop(read(Box::new(contents.open(tree.get(*index))?), &mut bytes)?);
-            }
-        }
-        Ok(bytes)
-    }
-}

@@ -1,6 +1,6 @@
 //! Makes a symbolic link.
 
-use llb::SymlinkAction;
+use llb::op::SymlinkAction;
 use tree::{Entry, Kind, RootPath};
 
 use super::{
@@ -18,7 +18,10 @@ pub fn symlink(stage: &mut Stage, action: &SymlinkAction, owner: Option<Ids>) ->
     let path = stage.resolve(&RootPath::clean(&action.newpath)?)?;
     check_parent(stage, "create link", &path)?;
     if stage.lookup(&path)?.is_some() {
-        return Err(FileError::Exists { action: "create link", path: path.display().to_string() });
+        return Err(FileError::Exists {
+            action: "create link",
+            path: path.display().to_string(),
+        });
     }
     let mut entry = Entry::new(path.clone(), Kind::Symlink, 0o777);
     if action.oldpath.is_empty() {

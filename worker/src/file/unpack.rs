@@ -8,17 +8,13 @@
 //! Owners become those of `--chown` where it is given; modes and times are the archive's. A directory over a directory
 //! changes its attributes; everything else replaces. Links on the way are followed inside the destination.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    sync::Arc,
-};
+use std::{collections::HashMap, fs::File, sync::Arc};
 
 use cache::{
-    layer::{LayerError, Limits, NodeKind, decompress, index_archive, is_tar},
+    layer::{EntryRef, LayerError, Limits, NodeKind, decompress, index_archive, is_tar},
     view::{Contents, View},
 };
-use llb::CopyAction;
+use llb::op::CopyAction;
 use tree::{Entry, Kind, RootPath, Timestamp};
 
 use super::{FileError, Stage, make::make_all, owner::Ids, stage::Source};
@@ -33,15 +29,19 @@ pub(super) fn unpack(
     time: Option<Timestamp>,
     spool: &dyn Fn() -> std::io::Result<File>,
 ) -> Result<bool, FileError> {
-    let Some(node) = source.find(from)? else { return Ok(false) };
+    let Some(node) = source.find(from)? else {
+        return Ok(false);
+    };
     if source.entry(&node)?.kind != Kind::File {
         return Ok(false);
     }
-    match decompress(source.open(&node)?) {
-        Ok(stream) if is_tar(stream) => {}
-        _ => return Ok(false),
+    if !decompress(source.open(&node)?).is_ok_and(is_tar) {
+        return Ok(false);
     }
-    let io = |cause| LayerError::Io { action: "unpack archive", cause };
+    let io = |cause| LayerError::Io {
+        action: "unpack archive",
+        cause,
+    };
     let file = spool().map_err(io)?;
     let applied = index_archive(decompress(source.open(&node)?)?, &file, Limits::default())?;
     let tree = Arc::new(applied.tree);
@@ -50,16 +50,18 @@ pub(super) fn unpack(
     make_all(stage, &dest, 0o755, owner, time)?;
     let mut inodes = HashMap::new();
     let mut dirs = Vec::new();
-    for record in tree.iter().skip(1) {
+    let is_link = |record: &EntryRef<'_>| record.kind() == NodeKind::Entry(Kind::HardLink);
+    // Names after files: a further name may sort before the file it names.
+    let (links, others): (Vec<_>, Vec<_>) = tree.iter().skip(1).partition(is_link);
+    for record in others.into_iter().chain(links) {
         let Some(mut entry) = record.entry() else { continue };
         if let Some(owner) = owner {
             (entry.uid, entry.gid) = (owner.uid, owner.gid);
         }
-        let target = target_of(stage, &dest, &record.path())?;
         if record.is_implied() {
-            make_all(stage, &target, 0o755, owner, None)?;
-            continue;
+            continue; // made when something comes into it, where the stage may have a link
         }
+        let target = target_of(stage, &dest, &record.path())?;
         let parent = target.parent().unwrap_or_default();
         make_all(stage, &parent, 0o755, owner, None)?;
         if entry.is_dir() {
@@ -68,7 +70,7 @@ pub(super) fn unpack(
             continue;
         }
         stage.remove(&target)?;
-        if record.kind() == NodeKind::Entry(Kind::HardLink) {
+        if is_link(&record) {
             let first = RootPath::clean(record.link())?;
             link(stage, &dest, &first, &target, entry, &inodes)?;
             continue;
@@ -126,14 +128,19 @@ fn link(
         return stage.link(inode, target);
     }
     let existing = target_of(stage, dest, first)?;
-    let not_found = || FileError::NotFound { path: existing.display().to_string() };
+    let not_found = || FileError::NotFound {
+        path: existing.display().to_string(),
+    };
     if let Some(inode) = stage.inode_at(&existing) {
         stage.change_inode(inode, |there| {
             (there.mode, there.uid, there.gid, there.mtime) = (entry.mode, entry.uid, entry.gid, entry.mtime);
         });
         return stage.link(inode, target);
     }
-    let there = stage.lookup(&existing)?.filter(|there| !there.is_dir()).ok_or_else(not_found)?;
+    let there = stage
+        .lookup(&existing)?
+        .filter(|there| !there.is_dir())
+        .ok_or_else(not_found)?;
     let contents = stage.base_source(&existing).ok_or_else(not_found)?;
     let kept = Entry {
         kind: there.kind,

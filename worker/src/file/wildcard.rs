@@ -10,8 +10,14 @@ use super::FileError;
 
 /// A path's components before the first with a wildcard, and those from it on (empty for none).
 pub(super) fn split(path: &str) -> (String, String) {
-    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
-    let at = parts.iter().position(|part| has_wildcard(part)).unwrap_or(parts.len());
+    let parts: Vec<&str> = path
+        .split('/')
+        .filter(|part| !part.is_empty() && *part != ".")
+        .collect();
+    let at = parts
+        .iter()
+        .position(|part| has_wildcard(part))
+        .unwrap_or(parts.len());
     (parts[..at].join("/"), parts[at..].join("/"))
 }
 
@@ -46,7 +52,11 @@ pub(super) fn expand(
         }
         for name in names(&path).into_iter().rev() {
             let text = String::from_utf8_lossy(&name);
-            let below = if relative.is_empty() { text.into_owned() } else { format!("{relative}/{text}") };
+            let below = if relative.is_empty() {
+                text.into_owned()
+            } else {
+                format!("{relative}/{text}")
+            };
             stack.push((path.child(&name)?, below, level + 1));
         }
     }
