@@ -1,1 +1,97 @@
-//! registry
+//! The far end of the store: names to descriptors, blobs to and from registries, by digest.
+//!
+//! ```text
+//! Reference ─ hosts ─▶ endpoints (mirrors, then the registry itself)
+//!                         └─ request (auth, retries) ─┬─ resolve ─▶ descriptor and manifest, verified
+//!                                                     ├─ fetch ─▶ bytes, verified while they stream
+//!                                                     └─ push ─▶ blob or manifest there
+//! ```
+//!
+//! 1. `hosts`: which machines answer for a registry, and how they are spoken to.
+//! 2. `auth`: challenges, tokens, credentials.
+//! 3. `request`: one request with its retries; answers become errors by the distribution-spec.
+//! 4. `resolve`, `fetch`, `push`: what a builder does with a registry.
+//!
+//! Nothing is believed before its digest was checked. Credentials go to the registry they are for, its
+//! token server, and nowhere else; a redirect to another host carries none. A descriptor's `urls` are never
+//! called. Mirrors are asked for pulls only.
+
+mod error;
+mod hosts;
+mod auth;
+mod request;
+mod resolve;
+mod fetch;
+mod push;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+pub use auth::{Credential, CredentialError, Credentials, NoCredentials, Password};
+pub use error::RegistryError;
+pub use fetch::{BlobReader, Progress};
+pub use hosts::{HostConfig, HostsConfig};
+pub use push::{BlobSource, Pushed};
+pub use resolve::Resolved;
+
+/// What was asked of registries so far.
+#[derive(Debug, Default)]
+pub struct Counters {
+    requests: AtomicU64,
+    fetched_bytes: AtomicU64,
+    pushed_bytes: AtomicU64,
+}
+
+impl Counters {
+    /// Requests sent, retries and token requests included.
+    pub fn requests(&self) -> u64 {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of blobs received.
+    pub fn fetched_bytes(&self) -> u64 {
+        self.fetched_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of blobs sent.
+    pub fn pushed_bytes(&self) -> u64 {
+        self.pushed_bytes.load(Ordering::Relaxed)
+    }
+}
+
+/// A client for all registries. Cheap to clone; clones share connections, tokens and counters.
+#[derive(Clone)]
+pub struct Registry {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    hosts: hosts::Hosts,
+    tokens: auth::Tokens,
+    credentials: Arc<dyn Credentials>,
+    pushes: push::Pushes,
+    counters: Counters,
+}
+
+impl Registry {
+    /// A client that speaks to hosts as `config` says and shows what `credentials` gives.
+    ///
+    /// # Errors
+    /// A certificate file of the configuration cannot be used.
+    pub fn new(config: HostsConfig, credentials: Arc<dyn Credentials>) -> Result<Self, RegistryError> {
+        Ok(Self {
+            inner: Arc::new(Inner {
+                hosts: hosts::Hosts::new(config)?,
+                tokens: auth::Tokens::default(),
+                credentials,
+                pushes: push::Pushes::default(),
+                counters: Counters::default(),
+            }),
+        })
+    }
+
+    /// What was asked of registries so far.
+    pub fn counters(&self) -> &Counters {
+        &self.inner.counters
+    }
+}
