@@ -14,6 +14,7 @@
 //! ```
 //!
 //! A file that is damaged or of another version counts as empty: it only saves time.
+//! Files with extended attributes are not kept: a look-up spares reading those too, and layers need them.
 //! A state is kept only if it was older than [`SETTLED_SECONDS`] when the walk began: a younger file could still change
 //! without its times showing it.
 
@@ -151,7 +152,7 @@ pub fn save(tree: &TreeIndex) -> Result<(), LayerError> {
             continue;
         };
         let settled = walked_at.secs.saturating_sub(SETTLED_SECONDS);
-        if id.ctime.secs >= settled || id.mtime.secs >= settled {
+        if id.ctime.secs >= settled || id.mtime.secs >= settled || !record.xattrs().is_empty() {
             continue;
         }
         let path = record.path_bytes();

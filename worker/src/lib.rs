@@ -1,2 +1,3 @@
 //! Does the work: sources, steps, file ops, exports.
 pub mod file;
+pub mod source;

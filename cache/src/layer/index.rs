@@ -99,6 +99,43 @@ impl TreeIndex {
         super::TreeBuilder::new().finish()
     }
 
+    /// The index of a build context, of entries that come in order with every parent before its children.
+    ///
+    /// # Errors
+    /// [`super::LayerError::OutOfOrder`].
+    pub fn of_context(
+        entries: impl IntoIterator<Item = (Entry, Option<HeaderDigest>)>,
+    ) -> Result<Self, super::LayerError> {
+        let mut tree = super::builder::Assembly::default();
+        let root = Entry::dir(RootPath::root(), 0o755);
+        tree.push(
+            &root.path,
+            Some(&root),
+            Place::None,
+            FLAG_IMPLIED | FLAG_CONTEXT,
+            None,
+        );
+        let mut last = RootPath::root();
+        for (entry, digest) in entries {
+            if entry.path <= last {
+                return Err(super::LayerError::OutOfOrder {
+                    path: entry.path.display().to_string(),
+                    last: last.display().to_string(),
+                });
+            }
+            let place = if entry.kind == Kind::File {
+                Place::Dir
+            } else {
+                Place::None
+            };
+            tree.push(&entry.path, Some(&entry), place, 0, digest);
+            last = entry.path;
+        }
+        let tree = tree.finish();
+        tree.note_digests_saved();
+        Ok(tree)
+    }
+
     /// How many records there are, the root included.
     #[must_use]
     pub fn len(&self) -> usize {
