@@ -1,0 +1,434 @@
+//! Keeping the store within its limits, and taking out what nobody needs.
+//!
+//! ```text
+//! tidy (at open) ─▶ leftovers of dead processes, trash
+//! prune(filter, limits) ─▶ usage rows, oldest use first ─▶ remove those that may go, while over the limit
+//! sweep ─▶ blobs and directories no record speaks of ─▶ trash ─▶ removed in the background
+//! guard ─▶ asked before every few megabytes that are written: over the ceiling, prune; still over, fail that write
+//! ```
+//!
+//! Nothing goes that a live process or an open lease has used (see `owner`), that this process holds, or that something
+//! else stands on. Rows go first, in one transaction; then files are moved to the trash. A crash between leaves files
+//! without rows, which the next sweep finds.
+use crate::{
+    Cache, cache_mount, clock,
+    error::{CacheError, Result},
+    keys_db,
+    refs::RecordKind,
+    store::Inner,
+    usage::{Row, UsageRecord, What},
+};
+use rusqlite::{Connection, params};
+use rustix::fs::{FlockOperation, flock};
+use std::{
+    collections::HashSet,
+    fs::{self, File},
+    path::Path,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicI64, AtomicU64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+
+/// The default ceiling: the least of this part of the disk, in percent, and [`DEFAULT_CEILING_BYTES`].
+const DEFAULT_CEILING_PERCENT: u64 = 80;
+/// See [`DEFAULT_CEILING_PERCENT`].
+const DEFAULT_CEILING_BYTES: u64 = 100_000_000_000;
+/// How long the measured size of the store is believed while writing.
+const MEASURE_AGAIN_NANOS: i64 = 2_000_000_000;
+
+/// What may go, and how much is to stay.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PruneOptions {
+    /// Any of these must match (none: everything does). Each is a list of tests that must all hold.
+    pub filters: Vec<Filter>,
+    /// Internal, frontend and shared records too.
+    pub all: bool,
+    /// Only what was not used for so long.
+    pub unused_for: Option<Duration>,
+    /// Stop when the store has no more than this many bytes.
+    pub max_used: Option<u64>,
+    /// Always keep this many bytes of the most recently used.
+    pub reserved: Option<u64>,
+    /// Stop when the disk has at least this many bytes free.
+    pub min_free: Option<u64>,
+}
+
+/// Tests that must all hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Filter(pub Vec<Test>);
+
+/// One test of a record, as `docker buildx prune --filter` has them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Test {
+    /// `key==value`, `key=value` or, for a flag, `key`.
+    Is(Key, String),
+    /// `key!=value`.
+    IsNot(Key, String),
+    /// `key~=part`: contains it.
+    Has(Key, String),
+}
+
+/// What a test looks at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Key {
+    /// The record's name.
+    Id,
+    /// One of the records beneath.
+    Parents,
+    /// The text for people.
+    Description,
+    /// Whether it is in use.
+    InUse,
+    /// Whether it may still change.
+    Mutable,
+    /// Whether it may not.
+    Immutable,
+    /// What it is.
+    Type,
+    /// Whether an image has it too.
+    Shared,
+    /// Whether none has.
+    Private,
+}
+
+/// Why a filter could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown filter key {found:?}: known are id, parent, parents, description, inuse, mutable, immutable, type, shared and private"
+)]
+pub struct UnknownFilter {
+    found: String,
+}
+
+impl Filter {
+    /// Reads `key=value`, `key==value`, `key!=value`, `key~=value` or `key`, several joined by commas.
+    ///
+    /// # Errors
+    /// For a key that is none.
+    pub fn parse(text: &str) -> std::result::Result<Filter, UnknownFilter> {
+        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
+        parts.map(Test::parse).collect::<std::result::Result<_, _>>().map(Filter)
+    }
+
+    /// Whether all tests hold.
+    pub fn matches(&self, record: &UsageRecord) -> bool {
+        self.0.iter().all(|test| test.holds(record))
+    }
+}
+
+impl Test {
+    fn parse(text: &str) -> std::result::Result<Test, UnknownFilter> {
+        for operator in ["!=", "~=", "==", "="] {
+            if let Some((key, value)) = text.split_once(operator) {
+                let (key, value) = (Key::parse(key.trim())?, value.trim().to_owned());
+                return Ok(match operator {
+                    "!=" => Test::IsNot(key, value),
+                    "~=" => Test::Has(key, value),
+                    _ => Test::Is(key, value),
+                });
+            }
+        }
+        Ok(Test::Is(Key::parse(text)?, "true".to_owned()))
+    }
+
+    fn holds(&self, record: &UsageRecord) -> bool {
+        match self {
+            Test::Is(key, value) => key.values(record).iter().any(|found| found == value),
+            Test::IsNot(key, value) => key.values(record).iter().all(|found| found != value),
+            Test::Has(key, value) => key.values(record).iter().any(|found| found.contains(value)),
+        }
+    }
+}
+
+impl Key {
+    fn parse(text: &str) -> std::result::Result<Key, UnknownFilter> {
+        Ok(match text.to_lowercase().as_str() {
+            "id" => Key::Id,
+            "parent" | "parents" => Key::Parents,
+            "description" => Key::Description,
+            "inuse" => Key::InUse,
+            "mutable" => Key::Mutable,
+            "immutable" => Key::Immutable,
+            "type" => Key::Type,
+            "shared" => Key::Shared,
+            "private" => Key::Private,
+            _ => return Err(UnknownFilter { found: text.to_owned() }),
+        })
+    }
+
+    fn values(self, record: &UsageRecord) -> Vec<String> {
+        match self {
+            Key::Id => vec![record.id.clone()],
+            Key::Parents => record.parents.clone(),
+            Key::Description => vec![record.description.clone()],
+            Key::InUse => vec![record.in_use.to_string()],
+            Key::Mutable => vec![record.mutable.to_string()],
+            Key::Immutable => vec![(!record.mutable).to_string()],
+            Key::Type => vec![record.kind.as_str().to_owned()],
+            Key::Shared => vec![record.shared.to_string()],
+            Key::Private => vec![(!record.shared).to_string()],
+        }
+    }
+}
+
+impl Cache {
+    /// Removes what may go and is not needed; tells what went, in the order it went. Blocks.
+    ///
+    /// # Errors
+    /// Those of the database and the file system; what was told as gone is gone.
+    pub fn prune(&self, options: &PruneOptions) -> Result<Vec<UsageRecord>> {
+        let (since, dead) = self.inner.owner.protected_since()?;
+        let mut gone = Vec::new();
+        let mut total = self.used_bytes()?;
+        let mut kept_back: HashSet<String> = HashSet::new();
+        loop {
+            let rows = self.usage_rows()?;
+            let mut went = false;
+            for row in rows {
+                if self.is_enough(options, total)? {
+                    break;
+                }
+                if kept_back.contains(&row.record.id) || !may_go(&row, options, since) {
+                    continue;
+                }
+                if !self.remove(&row)? {
+                    kept_back.insert(row.record.id.clone());
+                    continue;
+                }
+                total = total.saturating_sub(row.record.size);
+                went = true;
+                gone.push(row.record);
+            }
+            // What stood on something gone is free now.
+            if !went {
+                break;
+            }
+        }
+        self.sweep(since, &dead)?;
+        self.empty_trash();
+        Ok(gone)
+    }
+
+    fn is_enough(&self, options: &PruneOptions, total: u64) -> Result<bool> {
+        if options.reserved.is_some_and(|reserved| total <= reserved) {
+            return Ok(true);
+        }
+        let limits = [
+            options.max_used.map(|limit| total <= limit),
+            match options.min_free {
+                Some(limit) => Some(disk(&self.inner.root)?.1 >= limit),
+                None => None,
+            },
+        ];
+        let mut limits = limits.into_iter().flatten().peekable();
+        Ok(limits.peek().is_some() && limits.all(|kept| kept))
+    }
+
+    /// Takes one record out; false where it turned out to be needed.
+    fn remove(&self, row: &Row) -> Result<bool> {
+        match &row.what {
+            What::Ref(id) => self.inner.db.write("remove record", |tx| remove_ref(tx, *id, row.used)),
+            What::CacheMount(id, slot) => self.remove_cache_mount(id, *slot),
+        }
+    }
+
+    fn remove_cache_mount(&self, id: &str, slot: i64) -> Result<bool> {
+        let name = cache_mount::folder_name(id, slot);
+        let path = self.inner.root.join("locks").join(format!("cache-{name}"));
+        let lock = File::create(&path).map_err(CacheError::io("open", &path))?;
+        if flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(false);
+        }
+        self.inner.db.write("remove cache mount", |tx| {
+            tx.execute("DELETE FROM cache_mounts WHERE id = ?1 AND slot = ?2", params![id, slot])
+        })?;
+        self.discard(&self.inner.root.join("caches").join(name))?;
+        Ok(true)
+    }
+
+    pub(crate) fn is_cache_mount_used(&self, name: &str) -> bool {
+        let path = self.inner.root.join("locks").join(format!("cache-{name}"));
+        File::open(path).is_ok_and(|lock| flock(&lock, FlockOperation::NonBlockingLockExclusive).is_err())
+    }
+
+    /// Removes blobs and directories that no record speaks of, and what dead processes left.
+    fn sweep(&self, since: i64, dead: &[String]) -> Result<()> {
+        let doomed: Vec<[u8; 32]> = self.inner.db.write("sweep blobs", |tx| {
+            let doomed = tx
+                .prepare_cached(
+                    "SELECT digest FROM blobs WHERE used < ?1
+                       AND digest NOT IN (SELECT digest FROM image_blobs) AND digest NOT IN (SELECT digest FROM layer_blobs)
+                       AND digest NOT IN (SELECT diff_id FROM layers WHERE diff_id IS NOT NULL)",
+                )?
+                .query_map([since], |row| row.get(0))?
+                .collect::<rusqlite::Result<Vec<[u8; 32]>>>()?;
+            let mut delete = tx.prepare_cached("DELETE FROM blobs WHERE digest = ?1")?;
+            for digest in &doomed {
+                delete.execute([digest])?;
+            }
+            Ok(doomed)
+        })?;
+        for digest in doomed {
+            self.discard(&self.content().path(&digest.into()))?;
+        }
+        let known: HashSet<String> = self.inner.db.read("list layers", |c| {
+            c.prepare_cached("SELECT id FROM layers")?
+                .query_map([], |row| row.get::<_, i64>(0).map(|id| id.to_string()))?
+                .collect()
+        })?;
+        for path in children(&self.inner.root.join("layers")) {
+            let is_known = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| known.contains(name));
+            if !is_known && is_older(&path, since) {
+                self.discard(&path)?;
+            }
+        }
+        for path in children(&self.inner.root.join("blobs/sha256")) {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let is_known = match oci::Digest::parse(&format!("sha256:{name}")) {
+                Ok(digest) => self.content().size(&digest)?.is_some(),
+                Err(_) => false,
+            };
+            if !is_known && is_older(&path, since) {
+                self.discard(&path)?;
+            }
+        }
+        bury(self, dead)
+    }
+
+    /// Removes what lies in the trash; what cannot be removed now waits for the next time.
+    pub(crate) fn empty_trash(&self) {
+        for path in children(&self.inner.root.join("trash")) {
+            // Two processes may empty the same trash: what the other removed first is gone all the same.
+            let _ = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+        }
+    }
+
+    /// Bytes of all blobs, directories and cache mounts.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn used_bytes(&self) -> Result<u64> {
+        let rows: u64 = self.usage_rows()?.iter().map(|row| row.record.size).sum();
+        Ok(rows + self.image_bytes()?)
+    }
+}
+
+fn may_go(row: &Row, options: &PruneOptions, since: i64) -> bool {
+    let record = &row.record;
+    let is_special = matches!(record.kind, RecordKind::Internal | RecordKind::Frontend) || record.shared;
+    let is_wanted = options.filters.is_empty() || options.filters.iter().any(|filter| filter.matches(record));
+    let is_old = options.unused_for.is_none_or(|age| {
+        SystemTime::now().duration_since(record.last_used).is_ok_and(|unused| unused >= age)
+    });
+    !record.in_use && row.used < since && (options.all || !is_special) && is_wanted && is_old
+}
+
+/// Removes a ref if nothing has used it since it was looked at, with its layer if that was the last ref of it.
+fn remove_ref(tx: &Connection, id: i64, used: i64) -> rusqlite::Result<bool> {
+    let layer: Option<i64> = {
+        let mut query = tx.prepare_cached(
+            "SELECT layer FROM refs WHERE id = ?1 AND used = ?2 AND NOT EXISTS (SELECT 1 FROM refs WHERE parent = ?1)",
+        )?;
+        rusqlite::OptionalExtension::optional(query.query_row([id, used], |row| row.get(0)))?
+    };
+    let Some(layer) = layer else { return Ok(false) };
+    keys_db::release(tx, &format!("ref:{id}"))?;
+    tx.prepare_cached("DELETE FROM refs WHERE id = ?1")?.execute([id])?;
+    tx.prepare_cached("DELETE FROM layers WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM refs WHERE layer = ?1)")?
+        .execute([layer])?;
+    Ok(true)
+}
+
+fn children(folder: &Path) -> Vec<std::path::PathBuf> {
+    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+}
+
+fn is_older(path: &Path, since: i64) -> bool {
+    let changed = fs::symlink_metadata(path).and_then(|meta| meta.modified());
+    changed.is_ok_and(|changed| clock::stored(changed) < since)
+}
+
+/// Removes what dead processes left aside, then their names.
+fn bury(cache: &Cache, dead: &[String]) -> Result<()> {
+    for name in dead {
+        let mark = format!("{name}-");
+        for folder in ["ingest", "active"] {
+            for path in children(&cache.inner.root.join(folder)) {
+                if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&mark)) {
+                    cache.discard(&path)?;
+                }
+            }
+        }
+        cache.inner.owner.bury(name);
+    }
+    Ok(())
+}
+
+/// At open: removes leftovers. After a power cut also what no record speaks of any more.
+pub(crate) fn tidy(cache: &Cache, rebooted: bool) -> Result<()> {
+    let (since, dead) = cache.inner.owner.protected_since()?;
+    if rebooted {
+        cache.sweep(since, &dead)?;
+    } else {
+        bury(cache, &dead)?;
+    }
+    let trash = cache.inner.root.join("trash");
+    if !children(&trash).is_empty() {
+        let cache = cache.clone();
+        // Nothing waits for this thread; what it does not get to, the next process finds.
+        std::thread::spawn(move || cache.empty_trash());
+    }
+    Ok(())
+}
+
+/// Total and free bytes of the disk below `path`.
+pub(crate) fn disk(path: &Path) -> Result<(u64, u64)> {
+    let stat = rustix::fs::statvfs(path).map_err(|e| CacheError::io("measure the disk of", path)(e.into()))?;
+    Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
+}
+
+/// Makes writers ask for room from now on.
+pub(crate) fn guard(cache: &Cache) -> Result<()> {
+    let (total, _) = disk(&cache.inner.root)?;
+    let default = (total / 100 * DEFAULT_CEILING_PERCENT).min(DEFAULT_CEILING_BYTES);
+    let ceiling = cache.inner.options.ceiling.unwrap_or(default);
+    let inner: Weak<Inner> = Arc::downgrade(&cache.inner);
+    let (used, measured) = (AtomicU64::new(0), AtomicI64::new(0));
+    cache.content().set_room(Arc::new(move |path, needed| {
+        let Some(inner) = inner.upgrade() else { return Ok(()) };
+        let cache = Cache { inner };
+        let now = clock::now();
+        if now - measured.load(Ordering::Relaxed) > MEASURE_AGAIN_NANOS {
+            used.store(cache.quick_bytes()?, Ordering::Relaxed);
+            measured.store(now, Ordering::Relaxed);
+        }
+        let after = used.fetch_add(needed, Ordering::Relaxed) + needed;
+        if after <= ceiling {
+            return Ok(());
+        }
+        cache.prune(&PruneOptions { max_used: Some(ceiling.saturating_sub(needed)), ..PruneOptions::default() })?;
+        let now_used = cache.quick_bytes()?;
+        used.store(now_used + needed, Ordering::Relaxed);
+        if now_used + needed <= ceiling {
+            return Ok(());
+        }
+        Err(CacheError::Full { path: path.to_owned(), needed, used: now_used, ceiling })
+    }));
+    Ok(())
+}
+
+impl Cache {
+    /// Bytes of blobs and measured directories, by one query.
+    fn quick_bytes(&self) -> Result<u64> {
+        self.inner.db.read("measure store", |c| {
+            c.query_row(
+                "SELECT (SELECT ifnull(sum(size), 0) FROM blobs) + (SELECT ifnull(sum(dir_bytes), 0) FROM layers)",
+                [],
+                |row| row.get::<_, i64>(0),
+            )
+            .map(i64::cast_unsigned)
+        })
+    }
+}
