@@ -39,6 +39,8 @@ struct Inner {
     ingest: PathBuf,
     owner: String,
     next: AtomicU64,
+    /// Bytes that blobs not yet finished have asked room for.
+    pending: AtomicU64,
     db: Arc<Db>,
     room: parking_lot::RwLock<Option<Room>>,
 }
@@ -57,12 +59,17 @@ impl ContentStore {
             fs::create_dir_all(folder).map_err(CacheError::io("create", folder))?;
         }
         let room = parking_lot::RwLock::new(None);
-        let inner = Inner { blobs, ingest, owner: owner.to_owned(), next: AtomicU64::new(0), db, room };
+        let inner = Inner { blobs, ingest, owner: owner.to_owned(), next: AtomicU64::new(0), pending: AtomicU64::new(0), db, room };
         Ok(ContentStore { inner: Arc::new(inner) })
     }
 
     pub(crate) fn set_room(&self, room: Room) {
         *self.inner.room.write() = Some(room);
+    }
+
+    /// Bytes that blobs being written have asked room for.
+    pub(crate) fn pending(&self) -> u64 {
+        self.inner.pending.load(Ordering::Relaxed)
     }
 
     /// Where a blob lies, or would.
@@ -221,11 +228,13 @@ impl Ingest {
 impl Write for Ingest {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         if self.bytes + data.len() as u64 > self.asked {
+            let step = ROOM_STEP.max(data.len() as u64);
             let room = self.store.inner.room.read().clone();
             if let Some(room) = room {
-                room(&self.path, ROOM_STEP).map_err(io::Error::other)?;
+                room(&self.path, step).map_err(io::Error::other)?;
             }
-            self.asked = self.bytes + ROOM_STEP.max(data.len() as u64);
+            self.asked += step;
+            self.store.inner.pending.fetch_add(step, Ordering::Relaxed);
         }
         let file = self.file.as_mut().expect("written to only before the commit");
         let written = file.write(data)?;
@@ -240,6 +249,7 @@ impl Write for Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
+        self.store.inner.pending.fetch_sub(self.asked, Ordering::Relaxed);
         if self.file.take().is_some() {
             // Nothing to tell anyone: what stays behind is removed when this owner is found dead.
             let _ = fs::remove_file(&self.path);

@@ -404,16 +404,17 @@ pub(crate) fn guard(cache: &Cache) -> Result<()> {
             used.store(cache.quick_bytes()?, Ordering::Relaxed);
             measured.store(now, Ordering::Relaxed);
         }
-        let after = used.fetch_add(needed, Ordering::Relaxed) + needed;
-        if after <= ceiling {
+        let wanted = cache.content().pending() + needed;
+        if used.load(Ordering::Relaxed) + wanted <= ceiling {
             return Ok(());
         }
-        cache.prune(&PruneOptions { max_used: Some(ceiling.saturating_sub(needed)), ..PruneOptions::default() })?;
+        cache.prune(&PruneOptions { max_used: Some(ceiling.saturating_sub(wanted)), ..PruneOptions::default() })?;
         let now_used = cache.quick_bytes()?;
-        used.store(now_used + needed, Ordering::Relaxed);
-        if now_used + needed <= ceiling {
+        used.store(now_used, Ordering::Relaxed);
+        if now_used + wanted <= ceiling {
             return Ok(());
         }
+        let now_used = now_used + cache.content().pending();
         Err(CacheError::Full { path: path.to_owned(), needed, used: now_used, ceiling })
     }));
     Ok(())
