@@ -195,7 +195,7 @@ impl<R: Clone + Send + Sync + 'static> Shared<R> {
             if let Err(error) = &name {
                 tracing::warn!(error = %error, "result not kept for later builds");
             }
-            saved.push((result, name.ok()));
+            saved.push((result, name.ok().flatten()));
         }
         saved
     }

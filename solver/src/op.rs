@@ -80,11 +80,12 @@ pub trait Ops<R>: Send + Sync {
     /// It could not be looked up; another record is tried, then the op is run.
     async fn load(&self, id: &ResultId) -> Result<Option<R>, OpError>;
 
-    /// Keeps a result for later builds and says under which name.
+    /// Keeps a result for later builds and says under which name; `None` for what is not to be kept (a
+    /// context read in place).
     ///
     /// # Errors
     /// It could not be kept; the build goes on and the step will run again next time.
-    async fn save(&self, result: &R) -> Result<ResultId, OpError>;
+    async fn save(&self, result: &R) -> Result<Option<ResultId>, OpError>;
 }
 
 /// What a build brings along for the ops that run for it (the worker keeps its session there).

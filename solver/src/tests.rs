@@ -613,11 +613,11 @@ mod through_the_door {
             Ok(self.0.lock().get(id).copied())
         }
 
-        async fn save(&self, result: &u64) -> Result<ResultId, OpError> {
+        async fn save(&self, result: &u64) -> Result<Option<ResultId>, OpError> {
             let mut kept = self.0.lock();
             let id = ResultId::new(kept.len().to_string());
             kept.insert(id.clone(), *result);
-            Ok(id)
+            Ok(Some(id))
         }
     }
 

@@ -1,4 +1,17 @@
 //! Does the work: sources, steps, file ops, exports.
-pub mod archive;
-pub mod file;
+//!
+//! ```text
+//! solver ─ Ops ─▶ ops ─┬─▶ source ─▶ ref        results ─ export ─▶ image, archive, registry, directory
+//!                      ├─▶ file   ─▶ ref
+//!                      └─▶ …
+//! ```
+//!
+//! `Worker` is shared by all builds of a process; `Session` is what one of them brings along.
+mod worker;
 pub mod source;
+pub mod file;
+pub mod archive;
+mod ops;
+
+pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};
+pub use worker::{Options, Session, Worker};

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use parking_lot::Mutex;
@@ -61,7 +62,8 @@ impl Endpoint {
 
 pub(crate) struct Hosts {
     config: HostsConfig,
-    default: Client,
+    /// Made when first needed: reading the system's certificates takes a while.
+    default: OnceLock<Client>,
     special: Mutex<HashMap<String, Client>>,
     /// Loopback hosts that were found to speak plain HTTP.
     found_plain: Mutex<HashMap<String, bool>>,
@@ -87,23 +89,33 @@ impl Hosts {
         // Somebody else in the process may have chosen a provider already; either will do.
         drop(rustls::crypto::ring::default_provider().install_default());
         let hosts = Self {
-            default: build(builder())?,
+            default: OnceLock::new(),
             special: Mutex::default(),
             found_plain: Mutex::default(),
             config,
         };
-        for name in hosts.config.hosts.keys() {
-            hosts.client(name)?;
+        for (name, config) in &hosts.config.hosts {
+            if !config.ca_files.is_empty() {
+                hosts.client(name)?;
+            }
         }
         Ok(hosts)
     }
 
+    fn default_client(&self) -> Result<Client, RegistryError> {
+        if let Some(client) = self.default.get() {
+            return Ok(client.clone());
+        }
+        let made = build(builder())?;
+        Ok(self.default.get_or_init(|| made).clone())
+    }
+
     fn client(&self, name: &str) -> Result<Client, RegistryError> {
         let Some(config) = self.config.hosts.get(name) else {
-            return Ok(self.default.clone());
+            return self.default_client();
         };
         if !config.skip_verify && config.ca_files.is_empty() {
-            return Ok(self.default.clone());
+            return self.default_client();
         }
         if let Some(client) = self.special.lock().get(name) {
             return Ok(client.clone());

@@ -66,11 +66,11 @@ pub struct Registry {
 }
 
 struct Inner {
-    hosts: hosts::Hosts,
+    hosts: Arc<hosts::Hosts>,
     tokens: auth::Tokens,
     credentials: Arc<dyn Credentials>,
     pushes: push::Pushes,
-    counters: Counters,
+    counters: Arc<Counters>,
 }
 
 impl Registry {
@@ -81,13 +81,27 @@ impl Registry {
     pub fn new(config: HostsConfig, credentials: Arc<dyn Credentials>) -> Result<Self, RegistryError> {
         Ok(Self {
             inner: Arc::new(Inner {
-                hosts: hosts::Hosts::new(config)?,
+                hosts: Arc::new(hosts::Hosts::new(config)?),
                 tokens: auth::Tokens::default(),
                 credentials,
                 pushes: push::Pushes::default(),
-                counters: Counters::default(),
+                counters: Arc::default(),
             }),
         })
+    }
+
+    /// The same client for another user: connections and counters are shared, credentials and tokens not.
+    #[must_use]
+    pub fn with_credentials(&self, credentials: Arc<dyn Credentials>) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                hosts: self.inner.hosts.clone(),
+                tokens: auth::Tokens::default(),
+                credentials,
+                pushes: push::Pushes::default(),
+                counters: self.inner.counters.clone(),
+            }),
+        }
     }
 
     /// What was asked of registries so far.

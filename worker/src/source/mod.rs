@@ -1,2 +1,11 @@
-//! Where things come from: a name, then a key, then a ref.
+//! Where things come from: a name, then its key, then a ref.
+//!
+//! | scheme | module | key |
+//! |---|---|---|
+//! | `local://` | `local` | none that lasts: users match by content |
+//! | `docker-image://` | `image` | manifest digest and platform; then the chain of diff ids |
+//! | `oci-layout://` | `image`, read by `oci_layout` | the same |
+
 pub mod local;
+pub(crate) mod oci_layout;
+pub mod image;

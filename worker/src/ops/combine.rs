@@ -1,0 +1,63 @@
+//! Refs made of refs without touching a file: merge, diff, passthrough.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cache::{ImmutableRef, RecordInfo};
+use llb::Vertex;
+use oci::Digest;
+use solver::{CacheMap, Op, OpContext, OpError};
+
+use crate::ops::{cache_error, cache_map};
+use crate::worker::Worker;
+
+/// Merge, diff or passthrough.
+pub(crate) struct CombineOp {
+    worker: Arc<Worker>,
+    vertex: Vertex,
+}
+
+impl CombineOp {
+    pub(crate) fn new(worker: Arc<Worker>, vertex: &Vertex) -> Self {
+        Self { worker, vertex: vertex.clone() }
+    }
+
+    fn input(inputs: &[ImmutableRef], index: u32) -> Result<ImmutableRef, OpError> {
+        let found = inputs.get(index as usize).cloned();
+        found.ok_or_else(|| OpError::internal(format!("input {index} of {} is missing", inputs.len())))
+    }
+}
+
+#[async_trait]
+impl Op<ImmutableRef> for CombineOp {
+    async fn cache_map(&self, _: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
+        Ok((cache_map(&self.vertex, &self.worker.options.platform)?, true))
+    }
+
+    async fn content_digest(&self, _: &OpContext, _: usize, _: &ImmutableRef) -> Result<Option<Digest>, OpError> {
+        Ok(None)
+    }
+
+    async fn exec(&self, _: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
+        let cache = &self.worker.cache;
+        let info = RecordInfo::new(self.vertex.name());
+        let input = |index: u32| Self::input(&inputs, index);
+        match &self.vertex.op {
+            llb::Op::Merge(merge) => {
+                let parts: Vec<_> = merge.inputs.iter().flatten().map(|index| input(*index)).collect::<Result<_, _>>()?;
+                Ok(vec![cache.merge(&parts, &info).map_err(cache_error)?])
+            }
+            llb::Op::Diff(diff) => {
+                let side = |index: Option<u32>| index.map_or_else(|| Ok(cache.scratch()), input);
+                let (lower, upper) = (side(diff.lower)?, side(diff.upper)?);
+                let made = cache.suffix(&lower, &upper, &info).map_err(cache_error)?;
+                let made = made.ok_or_else(|| {
+                    OpError::user("a diff of two results is supported only where the first is the bottom of the second")
+                })?;
+                Ok(vec![made])
+            }
+            llb::Op::Passthrough(pass) => pass.outputs.iter().map(|index| input(*index)).collect(),
+            _ => Err(OpError::internal("no op that combines refs")),
+        }
+    }
+}

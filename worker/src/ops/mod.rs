@@ -1,0 +1,66 @@
+//! For each vertex the op that does it.
+//!
+//! | LLB | op |
+//! |---|---|
+//! | source | by scheme, in `source` |
+//! | exec | `exec` |
+//! | file | `file` |
+//! | merge, diff, passthrough | `combine` |
+//!
+//! Keys of all but sources are computed by `llb::cache`, to the byte as BuildKit has them.
+
+mod combine;
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use cache::{CacheError, ImmutableRef};
+use keys::ResultId;
+use llb::Vertex;
+use oci::Platform;
+use solver::{CacheMap, Dep, Op, OpError, Ops};
+
+use crate::source::image::ImageOp;
+use crate::worker::Worker;
+
+/// A failure of the store, as that of an op.
+pub(crate) fn cache_error(error: CacheError) -> OpError {
+    OpError::environment(error)
+}
+
+/// The cache map of every op but sources.
+pub(crate) fn cache_map(vertex: &Vertex, platform: &Platform) -> Result<CacheMap, OpError> {
+    let key = llb::cache::op_key(vertex, platform).map_err(OpError::user)?;
+    let key = key.ok_or_else(|| OpError::internal("a source was asked for the key of an op"))?;
+    let deps = key.deps.iter().map(|dep| Dep { selector: dep.selector, content: dep.content.is_some() }).collect();
+    Ok(CacheMap { digest: key.digest, deps, is_local: false, explain: key.text })
+}
+
+#[async_trait]
+impl Ops<ImmutableRef> for Worker {
+    fn op(&self, vertex: &Vertex) -> Result<Arc<dyn Op<ImmutableRef>>, OpError> {
+        let worker = self.shared();
+        Ok(match &vertex.op {
+            llb::Op::Source(source) => match source.scheme() {
+                "docker-image" | "oci-layout" => {
+                    Arc::new(ImageOp::new(worker, source, vertex.platform.as_ref())?)
+                }
+                other => return Err(OpError::user(format!("source {other}:// is not supported"))),
+            },
+            llb::Op::Merge(_) | llb::Op::Diff(_) | llb::Op::Passthrough(_) => {
+                Arc::new(combine::CombineOp::new(worker, vertex))
+            }
+            llb::Op::Exec(_) => return Err(OpError::user("running processes is not supported")),
+            llb::Op::File(_) => return Err(OpError::user("file operations are not supported")),
+            llb::Op::Build(_) => return Err(OpError::user("building a definition found in a result is not supported")),
+        })
+    }
+
+    async fn load(&self, id: &ResultId) -> Result<Option<ImmutableRef>, OpError> {
+        self.cache.result(id).map_err(cache_error)
+    }
+
+    async fn save(&self, result: &ImmutableRef) -> Result<Option<ResultId>, OpError> {
+        Ok(self.cache.result_id(result))
+    }
+}

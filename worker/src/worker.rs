@@ -1,0 +1,142 @@
+//! The worker: what all builds of a process share, and what one build brings along.
+//!
+//! ```text
+//! Worker { cache, registry, options } ─ ops ─▶ solver::Op        Session { caller, registry with its credentials }
+//! ```
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Weak};
+
+use async_trait::async_trait;
+use cache::{Cache, Origin, RemoteError, Remotes};
+use oci::{Descriptor, Platform, Reference};
+use parking_lot::Mutex;
+use registry::{Credential, CredentialError, Credentials, Password, Registry};
+use session::{Caller, RegistryCredential};
+use tokio::io::AsyncRead;
+
+use crate::source::oci_layout;
+
+/// Choices for a worker.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Run steps through this OCI runtime (runc, crun) instead of the builder's own executor.
+    pub oci_runtime: Option<PathBuf>,
+    /// What this machine is: the platform of ops that name none.
+    pub platform: Platform,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { oci_runtime: None, platform: Platform::host() }
+    }
+}
+
+/// Does the work of all builds of a process.
+pub struct Worker {
+    /// Where results are kept.
+    pub cache: Cache,
+    /// How it was set up.
+    pub options: Options,
+    registry: Registry,
+    me: Weak<Worker>,
+    origins: Arc<Origins>,
+}
+
+impl Worker {
+    /// A worker on `cache`, which speaks to registries by `registry`.
+    pub fn new(cache: Cache, registry: Registry, options: Options) -> Arc<Worker> {
+        let origins = Arc::new(Origins { registry: registry.clone(), sessions: Mutex::default() });
+        cache.set_remotes(origins.clone());
+        Arc::new_cyclic(|me| Worker { cache, options, registry, me: me.clone(), origins })
+    }
+
+    /// The worker itself, for what outlives a borrow.
+    pub fn shared(&self) -> Arc<Worker> {
+        self.me.upgrade().expect("a worker is only made inside its Arc")
+    }
+
+    /// The registry client that shows a session's credentials.
+    pub(crate) fn registry_for(&self, session: &Session) -> Registry {
+        session.registry.get_or_init(|| {
+            self.registry.with_credentials(Arc::new(SessionCredentials(session.caller.clone())))
+        })
+        .clone()
+    }
+
+    /// Remembers which session can fetch what an image is made of.
+    pub(crate) fn remember_origin(&self, origin: &Origin, registry: &Registry) {
+        self.origins.sessions.lock().insert(origin.0.clone(), registry.clone());
+    }
+
+    /// What was asked of registries so far.
+    pub fn registry_counters(&self) -> &registry::Counters {
+        self.registry.counters()
+    }
+}
+
+/// What one client's build brings along; the solver hands it to ops as the job's group.
+pub struct Session {
+    caller: Arc<dyn Caller>,
+    registry: std::sync::OnceLock<Registry>,
+}
+
+impl Session {
+    /// The session of `caller`.
+    pub fn new(caller: Arc<dyn Caller>) -> Session {
+        Session { caller, registry: std::sync::OnceLock::new() }
+    }
+
+    /// Who asked for the build.
+    pub fn caller(&self) -> &Arc<dyn Caller> {
+        &self.caller
+    }
+}
+
+/// The credentials of the client, for the registry client.
+struct SessionCredentials(Arc<dyn Caller>);
+
+#[async_trait]
+impl Credentials for SessionCredentials {
+    async fn credentials(&self, host: &str) -> Result<Option<Credential>, CredentialError> {
+        // Clients keep the credentials of Docker Hub under the name users know.
+        let host = if host == "registry-1.docker.io" { oci::DOCKER_HUB } else { host };
+        let text = |secret: &session::Secret| -> Result<Password, CredentialError> {
+            let text = secret.expose_text().ok_or("the password is no text")?;
+            Ok(Password::new(text))
+        };
+        Ok(match self.0.credentials(host).await? {
+            None => None,
+            Some(RegistryCredential::Basic { username, secret }) => {
+                Some(Credential::Basic { username, secret: text(&secret)? })
+            }
+            Some(RegistryCredential::IdentityToken(token)) => Some(Credential::IdentityToken(text(&token)?)),
+        })
+    }
+}
+
+/// Where the layers of images come from that were named but not fetched.
+struct Origins {
+    registry: Registry,
+    /// The registry client of the session that named an origin last.
+    sessions: Mutex<HashMap<String, Registry>>,
+}
+
+#[async_trait]
+impl Remotes for Origins {
+    async fn fetch(
+        &self,
+        origin: &Origin,
+        descriptor: &Descriptor,
+    ) -> Result<Box<dyn AsyncRead + Send + Unpin>, RemoteError> {
+        if let Some(folder) = oci_layout::folder_of(origin) {
+            let file = tokio::fs::File::open(oci_layout::blob_path(&folder, &descriptor.digest)).await?;
+            return Ok(Box::new(file));
+        }
+        let reference = Reference::parse_normalized(&origin.0)?;
+        let known = self.sessions.lock().get(&origin.0).cloned();
+        let registry = known.unwrap_or_else(|| self.registry.clone());
+        Ok(Box::new(registry.fetch_blob(&reference, descriptor, None).await?))
+    }
+}
