@@ -11,9 +11,23 @@
 
 mod gateway;
 mod options;
+mod error;
+mod suggest;
+mod words;
+mod parse;
+mod lint;
+mod remote;
+mod context;
+mod metadata;
+mod named;
+mod stages;
+mod lower;
 mod answer;
+mod dockerfile;
 
 pub use answer::{Answer, PlatformAnswer};
+pub use dockerfile::build;
+pub use error::{Error, ErrorKind};
 pub use gateway::{
     FileRequest, Gateway, GatewayError, ImagePlace, ImageRequest, ResolveMode, ResolvedImage, Warning,
 };

@@ -14,6 +14,7 @@ use oci::Platform;
 use crate::gateway::ResolveMode;
 
 pub use parse::OptionsError;
+pub(crate) use parse::{csv, go_bool};
 
 /// The choices of one build.
 #[derive(Clone, Debug)]

@@ -8,12 +8,10 @@
 //!
 //! `Worker` is shared by all builds of a process; `Session` is what one of them brings along.
 mod worker;
-mod meter;
 pub mod source;
 pub mod file;
 pub mod archive;
 mod ops;
 
 pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};
-pub use meter::SinkMeter;
-pub use worker::{Entitlements, Options, Session, Worker};
+pub use worker::{Options, Session, Worker};

@@ -43,7 +43,13 @@ impl Options {
     /// For values that make no sense and for attributes nobody knows.
     pub fn from_attributes(attributes: &BTreeMap<String, String>) -> Result<Self, OptionsError> {
         let mut options = Self::default();
-        for (name, value) in attributes {
+        // Some clients choose under which name the address of a remote context is given.
+        let context_key = attributes.get("contextkey").map_or("context", String::as_str);
+        options.context = attributes
+            .get(context_key)
+            .filter(|context| !context.is_empty())
+            .cloned();
+        for (name, value) in attributes.iter().filter(|(name, _)| *name != context_key) {
             match name.split_once(':') {
                 Some((prefix, rest)) => options.prefixed(name, prefix, rest, value)?,
                 None => options.plain(name, value)?,
@@ -83,9 +89,8 @@ impl Options {
         match name {
             "target" => self.target = Some(text).filter(|target| !target.is_empty()),
             "filename" => self.filename = text,
-            "context" => self.context = Some(text).filter(|context| !context.is_empty()),
             "contextsubdir" => self.context_subdir = Some(text),
-            "contextkey" => self.context_name = text,
+            "contextkey" => {}
             "dockerfilekey" => {
                 self.dockerfile_name = text;
                 self.force_local_dockerfile = true;
@@ -374,7 +379,7 @@ mod tests {
         for (name, value, expected) in [
             ("tarket", "x", "unknown option \"tarket\""),
             ("foo:bar", "x", "unknown option \"foo:bar\""),
-            ("platform", "a/b/c/d", "more than three parts"),
+            ("platform", "a/b/c/d", "os/arch"),
             ("force-network-mode", "bridge", "sandbox, host or none"),
             ("add-hosts", "db", "name=address"),
             ("add-hosts", "db=nowhere", "no IP address"),

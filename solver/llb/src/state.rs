@@ -23,13 +23,14 @@ use std::sync::{Arc, OnceLock};
 
 use oci::Platform;
 
-use crate::definition::{LinuxResources, OpMetadata, ProgressGroup, Range};
+use crate::definition::{Definition, Edge, LinuxResources, OpMetadata, ProgressGroup, Range};
+use crate::error::Error;
 
 pub use exec::{ExecSpec, ExecStates, MountSource, MountSpec};
 pub use file::{ActionSpec, ChownSpec, FileSpec, OwnerSpec};
 pub use marshal::marshal;
 pub use merge::{diff, merge};
-pub use source::{GitSource, HttpSource, ImageSource, LocalSource, OciLayoutSource, source};
+pub use source::{GitSource, GitSsh, HttpSource, ImageSource, LocalSource, OciLayoutSource, source};
 
 /// A file system that does not exist yet. Cheap to clone; equal only to its own clones.
 #[derive(Clone, Debug, Default)]
@@ -67,7 +68,12 @@ enum Spec {
     Exec(Box<ExecSpec>),
     File(Box<FileSpec>),
     Merge(Vec<State>),
-    Diff { lower: State, upper: State },
+    /// Ops written by someone else, and which of their outputs is meant.
+    Whole(Box<Definition>, Edge),
+    Diff {
+        lower: State,
+        upper: State,
+    },
 }
 
 /// What is said about a vertex when it is made.
@@ -167,6 +173,17 @@ impl State {
     pub fn promised() -> (Self, Promise) {
         let slot = Arc::new(OnceLock::new());
         (Self(Kind::Promised(Arc::clone(&slot))), Promise(slot))
+    }
+
+    /// The result of a definition that came from somewhere else; its ops are taken over byte for byte.
+    ///
+    /// # Errors
+    /// Whatever is wrong with the definition.
+    pub fn from_definition(definition: Definition) -> Result<Self, Error> {
+        let root = definition.to_graph()?.root;
+        Ok(root.map_or_else(Self::scratch, |root| {
+            Self::output_of(Spec::Whole(Box::new(definition), root), Constraints::default())
+        }))
     }
 
     /// Whether this is known to be an empty file system.

@@ -82,6 +82,16 @@ fn a_scratch_result_is_an_empty_definition() {
 }
 
 #[test]
+fn ops_of_another_definition_keep_their_digests() {
+    let other = marshal(&ran(&image())).expect("written");
+    let state = State::from_definition(other.clone()).expect("valid");
+    assert_eq!(marshal(&state).expect("written").ops, other.ops);
+    let both = marshal(&merge(&[image(), state], Constraints::default())).expect("written");
+    assert!(other.ops[..2].iter().all(|op| both.ops.contains(op)));
+    assert_eq!(both.ops.len(), 4, "the image is there once");
+}
+
+#[test]
 fn promises_must_be_kept() {
     let (state, promise) = State::promised();
     let file = MkfileAction {

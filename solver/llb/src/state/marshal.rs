@@ -78,6 +78,11 @@ impl Writer {
     }
 
     fn write_one(&mut self, node: &Arc<Node>) -> Result<(), Error> {
+        if let Spec::Whole(definition, root) = &node.spec {
+            self.take_over(definition);
+            self.written.insert(Arc::as_ptr(node), root.digest);
+            return Ok(());
+        }
         let mut inputs = Inputs {
             writer: self,
             edges: Vec::new(),
@@ -87,6 +92,7 @@ impl Writer {
             caps.insert(cap.to_owned(), true);
         };
         let op = match &node.spec {
+            Spec::Whole(..) => unreachable!("taken over above"),
             Spec::Source(source) => Op::Source(source.clone()),
             Spec::Exec(exec) => {
                 exec_caps(exec, node, &mut need);
@@ -131,6 +137,45 @@ impl Writer {
         Ok(())
     }
 
+    /// Adds the ops of another definition, and all that is said about them.
+    fn take_over(&mut self, other: &Definition) {
+        let Some((_, ops)) = other.ops.split_last() else {
+            return;
+        };
+        for bytes in ops {
+            if self.seen.insert(Digest::of(bytes)) {
+                self.definition.ops.push(bytes.clone());
+            }
+        }
+        for (digest, metadata) in &other.metadata {
+            self.definition
+                .metadata
+                .entry(*digest)
+                .or_insert_with(|| metadata.clone());
+        }
+        let first = self.maps.len();
+        self.maps.extend(other.source.infos.iter().map(|info| {
+            Arc::new(SourceMap {
+                filename: info.filename.clone(),
+                language: info.language.clone(),
+                data: info.data.clone(),
+                definition: info.definition.as_deref().cloned(),
+            })
+        }));
+        for (digest, places) in &other.source.locations {
+            let moved = places.iter().map(|place| Location {
+                source_index: place.source_index.saturating_add(first as u32),
+                ranges: place.ranges.clone(),
+            });
+            self.definition
+                .source
+                .locations
+                .entry(*digest)
+                .or_default()
+                .extend(moved);
+        }
+    }
+
     /// Adds what is said about a node to what was said about its digest by equal nodes.
     fn note(&mut self, digest: Digest, node: &Node, caps: BTreeMap<String, bool>) {
         let said = node.constraints.metadata.clone();
@@ -170,6 +215,7 @@ impl Writer {
                 let before = sorted(exec).into_iter().take_while(|at| *at != position);
                 before.filter(|at| exec.mounts[*at].has_output()).count() as u32
             }
+            (_, Spec::Whole(_, root)) => root.index,
             _ => 0,
         };
         Edge { digest, index }
@@ -213,7 +259,7 @@ impl Writer {
 /// The states a node uses, in the order in which their vertices are to be written.
 fn states(spec: &Spec) -> Vec<&State> {
     match spec {
-        Spec::Source(_) => Vec::new(),
+        Spec::Source(_) | Spec::Whole(..) => Vec::new(),
         Spec::Exec(exec) => sorted(exec)
             .into_iter()
             .filter_map(|at| match &exec.mounts[at].source {

@@ -1,0 +1,147 @@
+//! Everything a build must know of the world before it is lowered, asked at once.
+//!
+//! ```text
+//! stages ─▶ Questions ─▶ Gateway, all together ─▶ Known ─▶ stages again, until nothing is missing
+//! ```
+//!
+//! Planning is a function of the Dockerfile and of what is known; it is run again with more answers. Two
+//! rounds are usual: base images, then images that their ONBUILD triggers name.
+
+use futures_util::future::try_join_all;
+use llb::Range;
+
+use crate::context;
+use crate::error::{Error, ErrorKind};
+use crate::gateway::{Gateway, ImageRequest, ResolvedImage};
+use crate::options::Options;
+use crate::suggest;
+
+/// Something to ask.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Question {
+    /// Which image a reference means.
+    Image {
+        request: ImageRequest,
+        /// As the Dockerfile names it, and where.
+        written: String,
+        ranges: Vec<Range>,
+    },
+    /// What the ignore file of a local named context says.
+    Ignore {
+        /// Name of the context, with its platform.
+        context: String,
+        /// Name of the directory.
+        local: String,
+    },
+}
+
+/// What is known of the world.
+#[derive(Debug, Default)]
+pub(crate) struct Known {
+    images: Vec<(ImageRequest, ResolvedImage)>,
+    ignores: Vec<(String, Vec<String>)>,
+}
+
+impl Known {
+    /// The image that was found.
+    pub(crate) fn image(&self, request: &ImageRequest) -> Option<&ResolvedImage> {
+        let is_it = |known: &ImageRequest| {
+            known.reference == request.reference
+                && known.platform == request.platform
+                && known.place == request.place
+        };
+        self.images
+            .iter()
+            .find(|(known, _)| is_it(known))
+            .map(|(_, found)| found)
+    }
+
+    /// The patterns of a named context's ignore file.
+    pub(crate) fn ignore(&self, context: &str) -> Option<&[String]> {
+        self.ignores
+            .iter()
+            .find(|(known, _)| known == context)
+            .map(|(_, patterns)| patterns.as_slice())
+    }
+
+    /// Asks everything at once; `names` are stages and images that may have been meant.
+    pub(crate) async fn ask(
+        &mut self,
+        gateway: &dyn Gateway,
+        options: &Options,
+        questions: Vec<Question>,
+        names: &[String],
+    ) -> Result<(), Error> {
+        let mut open: Vec<Question> = Vec::new();
+        for question in questions {
+            let is_new = match &question {
+                Question::Image { request, .. } => {
+                    self.image(request).is_none()
+                        && !open
+                            .iter()
+                            .any(|q| matches!(q, Question::Image { request: known, .. } if known == request))
+                }
+                Question::Ignore { context, .. } => {
+                    self.ignore(context).is_none() && !open.contains(&question)
+                }
+            };
+            if is_new {
+                open.push(question);
+            }
+        }
+        let answers = try_join_all(
+            open.into_iter()
+                .map(|question| answer(gateway, options, question, names)),
+        )
+        .await?;
+        for answer in answers {
+            match answer {
+                Answer::Image(request, found) => self.images.push((request, found)),
+                Answer::Ignore(context, patterns) => self.ignores.push((context, patterns)),
+            }
+        }
+        Ok(())
+    }
+}
+
+enum Answer {
+    Image(ImageRequest, ResolvedImage),
+    Ignore(String, Vec<String>),
+}
+
+/// Names of images that are easily misspelt.
+const COMMON_IMAGES: [&str; 7] = [
+    "alpine", "busybox", "centos", "debian", "golang", "ubuntu", "fedora",
+];
+
+async fn answer(
+    gateway: &dyn Gateway,
+    options: &Options,
+    question: Question,
+    names: &[String],
+) -> Result<Answer, Error> {
+    match question {
+        Question::Image {
+            request,
+            written,
+            ranges,
+        } => match gateway.resolve_image(&request).await {
+            Ok(found) => Ok(Answer::Image(request, found)),
+            Err(source) => {
+                let hint = suggest::hint(&written, names.iter().map(String::as_str).chain(COMMON_IMAGES));
+                Err(Error::from(ErrorKind::Image {
+                    reference: written,
+                    source,
+                })
+                .at(&ranges)
+                .hinting(hint))
+            }
+        },
+        Question::Ignore { context, local } => {
+            let name = format!("[context {context}] load .dockerignore");
+            let hint = format!("context:{context}-.dockerignore");
+            let patterns = context::read_ignore(gateway, options, &local, &hint, name).await?;
+            Ok(Answer::Ignore(context, patterns))
+        }
+    }
+}

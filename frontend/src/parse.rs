@@ -1,0 +1,105 @@
+//! Text to stages of typed instructions, with the lines they stand in.
+//!
+//! ```text
+//! bytes ─▶ lines: continuations joined, comments out, heredocs in ─▶ arguments, flags ─▶ instruction ─▶ ast
+//! ```
+//!
+//! Accepts and rejects what BuildKit's parser does. Variables are not expanded here: what they are worth
+//! depends on the stage. Findings of the lint rules that need nothing but the text go to `lint` on the way.
+
+pub(crate) mod ast;
+mod directives;
+mod lines;
+mod heredoc;
+mod flags;
+mod arguments;
+mod instruction;
+mod mount;
+mod quantity;
+
+pub(crate) use directives::{directive, syntax};
+pub(crate) use heredoc::{chomp, name as heredoc_name};
+pub(crate) use mount::parse as parse_mount;
+
+use ast::{Dockerfile, Kind, Stage};
+
+use crate::error::Error;
+use crate::lint::{Lint, Rule};
+
+/// How many bytes a Dockerfile may have.
+const MAX_BYTES: usize = 16 << 20;
+/// How many instructions.
+const MAX_INSTRUCTIONS: usize = 10_000;
+/// How many stages.
+const MAX_STAGES: usize = 5_000;
+
+/// Reads a Dockerfile.
+pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
+    if bytes.len() > MAX_BYTES {
+        return Err(Error::invalid(format!(
+            "the Dockerfile has {} bytes; the limit is {MAX_BYTES}",
+            bytes.len()
+        )));
+    }
+    let file = lines::split(bytes)?;
+    if file.lines.len() > MAX_INSTRUCTIONS {
+        let found = file.lines.len();
+        return Err(Error::invalid(format!(
+            "the Dockerfile has {found} instructions; the limit is {MAX_INSTRUCTIONS}"
+        )));
+    }
+    for range in &file.empty_continuations {
+        lint.report(
+            Rule::NoEmptyContinuation,
+            &[*range],
+            "an empty line continues an instruction",
+        );
+    }
+    let mut dockerfile = Dockerfile {
+        stages: Vec::new(),
+        global_args: Vec::new(),
+        escape: file.escape,
+    };
+    for line in &file.lines {
+        let parsed = instruction::parse(line, file.escape, lint).map_err(|error| error.at(&line.ranges()))?;
+        match parsed {
+            instruction::Parsed::From(stage) => dockerfile.stages.push(*stage),
+            instruction::Parsed::Instruction(instruction) => match dockerfile.stages.last_mut() {
+                Some(stage) => stage.instructions.push(*instruction),
+                None if matches!(instruction.kind, Kind::Arg(_)) => dockerfile.global_args.push(*instruction),
+                None => {
+                    return Err(Error::invalid("no stage has begun: FROM comes first").at(&instruction.ranges));
+                }
+            },
+        }
+    }
+    match dockerfile.stages.len() {
+        0 => Err(Error::invalid(
+            "the Dockerfile has no stage to build: FROM is missing",
+        )),
+        found if found > MAX_STAGES => Err(Error::invalid(format!(
+            "the Dockerfile has {found} stages; the limit is {MAX_STAGES}"
+        ))),
+        _ => Ok(dockerfile),
+    }
+}
+
+/// Reads an ONBUILD trigger: one instruction, as if it stood at `stage`'s FROM.
+pub(crate) fn parse_trigger(text: &str, stage: &Stage, lint: &Lint) -> Result<ast::Instruction, Error> {
+    let file = lines::split(text.as_bytes())?;
+    let [line] = file.lines.as_slice() else {
+        return Err(Error::invalid(format!(
+            "the ONBUILD trigger {text:?} is not one instruction"
+        )));
+    };
+    match instruction::parse(line, file.escape, lint)? {
+        instruction::Parsed::Instruction(mut instruction) => {
+            instruction.ranges.clone_from(&stage.ranges);
+            Ok(*instruction)
+        }
+        instruction::Parsed::From(_) => Err(Error::invalid("FROM cannot be an ONBUILD trigger")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,189 @@
+//! The line of an instruction as keyword, flags and the rest; the rest as words, pairs or JSON.
+
+use serde_json::Value;
+
+use crate::parse::ast::Pair;
+
+/// An instruction's line taken apart.
+pub(super) struct Split {
+    pub(super) keyword: String,
+    /// `--name[=value]`, quotes removed.
+    pub(super) flags: Vec<String>,
+    pub(super) rest: String,
+}
+
+/// The blanks that separate words; no other white space does.
+fn is_blank(c: char) -> bool {
+    matches!(c, '\t' | '\u{b}' | '\u{c}' | '\r' | ' ')
+}
+
+/// Takes the keyword and the flags off a line.
+pub(super) fn split(line: &str, escape: char) -> Result<Split, String> {
+    let line = line.trim();
+    let end = line.find(is_blank).unwrap_or(line.len());
+    let (keyword, rest) = line.split_at(end);
+    let (flags, rest) = flags(rest.trim_start_matches(is_blank), escape);
+    Ok(Split {
+        keyword: keyword.to_owned(),
+        flags,
+        rest: rest.trim().to_owned(),
+    })
+}
+
+/// The words that begin with `--`, up to the first that does not.
+fn flags(line: &str, escape: char) -> (Vec<String>, &str) {
+    let mut found = Vec::new();
+    let mut chars = line.char_indices().peekable();
+    loop {
+        while chars.next_if(|(_, c)| c.is_whitespace()).is_some() {}
+        let Some(&(start, _)) = chars.peek() else {
+            return (found, "");
+        };
+        if !line[start..].starts_with("--") {
+            return (found, &line[start..]);
+        }
+        let (mut word, mut quote, mut has_quotes) = (String::new(), None, false);
+        let mut end = line.len();
+        while let Some((at, c)) = chars.next() {
+            match quote {
+                None if c.is_whitespace() => {
+                    end = at;
+                    break;
+                }
+                None if c == '\'' || c == '"' => {
+                    quote = Some(c);
+                    has_quotes = true;
+                }
+                Some(open) if c == open => quote = None,
+                _ if c == escape => match chars.next() {
+                    Some((_, escaped)) => word.push(escaped),
+                    None => quote = None,
+                },
+                _ => word.push(c),
+            }
+        }
+        if word == "--" {
+            return (found, &line[end..]);
+        }
+        if has_quotes || !word.is_empty() {
+            found.push(word);
+        }
+    }
+}
+
+/// What the rest of a line is as JSON.
+pub(super) enum Json {
+    /// An array of strings.
+    Words(Vec<String>),
+    /// An array with something else in it, which is a mistake.
+    NotStrings,
+    /// No array at all.
+    No,
+}
+
+pub(super) fn json(rest: &str) -> Json {
+    if !rest.trim_start().starts_with('[') {
+        return Json::No;
+    }
+    match serde_json::from_str::<Vec<Value>>(rest) {
+        Err(_) => Json::No,
+        Ok(values) => {
+            let strings = values.into_iter().map(|value| match value {
+                Value::String(text) => Some(text),
+                _ => None,
+            });
+            strings
+                .collect::<Option<Vec<_>>>()
+                .map_or(Json::NotStrings, Json::Words)
+        }
+    }
+}
+
+/// The rest at its blanks; nothing when it is empty.
+pub(super) fn plain_words(rest: &str) -> Vec<String> {
+    if rest.is_empty() {
+        return Vec::new();
+    }
+    let mut words = vec![String::new()];
+    let mut in_blanks = false;
+    for c in rest.chars() {
+        match (is_blank(c), in_blanks) {
+            (true, true) => {}
+            (true, false) => {
+                words.push(String::new());
+                in_blanks = true;
+            }
+            (false, _) => {
+                in_blanks = false;
+                words.last_mut().expect("there is always a word").push(c);
+            }
+        }
+    }
+    words
+}
+
+/// The rest as words of a shell; quotes and escapes stay, they are taken off when words are expanded.
+pub(super) fn quoted_words(rest: &str, escape: char) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut chars = rest.chars().peekable();
+    loop {
+        while chars.next_if(|c| c.is_whitespace()).is_some() {}
+        if chars.peek().is_none() {
+            return words;
+        }
+        let (mut word, mut quote, mut has_quotes) = (String::new(), None, false);
+        while let Some(c) = chars.next() {
+            match quote {
+                None if c.is_whitespace() => break,
+                None if c == '\'' || c == '"' => {
+                    quote = Some(c);
+                    has_quotes = true;
+                }
+                Some(open) if c == open => quote = None,
+                _ => {}
+            }
+            if c == escape && quote != Some('\'') {
+                let Some(escaped) = chars.next() else { break };
+                word.push(c);
+                word.push(escaped);
+            } else {
+                word.push(c);
+            }
+        }
+        if has_quotes || !word.is_empty() {
+            words.push(word);
+        }
+    }
+}
+
+/// `key=value …`, or the old form `key value`.
+pub(super) fn pairs(rest: &str, escape: char, keyword: &str) -> Result<Vec<Pair>, String> {
+    let words = quoted_words(rest, escape);
+    let Some(first) = words.first() else {
+        return Ok(Vec::new());
+    };
+    if !first.contains('=') {
+        let end = rest
+            .find(is_blank)
+            .ok_or_else(|| format!("{keyword} must have two arguments"))?;
+        let (key, value) = (
+            rest[..end].to_owned(),
+            rest[end..].trim_start_matches(is_blank).to_owned(),
+        );
+        return Ok(vec![Pair {
+            key,
+            value,
+            is_legacy: true,
+        }]);
+    }
+    let one = |word: &String| match word.split_once('=') {
+        Some(("", _)) => Err(format!("names of {keyword} cannot be blank")),
+        Some((key, value)) => Ok(Pair {
+            key: key.to_owned(),
+            value: value.to_owned(),
+            is_legacy: false,
+        }),
+        None => Err(format!("there is no = in {word:?}; {keyword} must be name=value")),
+    };
+    words.iter().map(one).collect()
+}

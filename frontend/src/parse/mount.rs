@@ -1,0 +1,193 @@
+//! `--mount=type=…,…` of RUN.
+
+use llb::op::CacheSharing;
+
+use crate::error::Error;
+use crate::options::{csv, go_bool};
+use crate::parse::ast::{Mount, MountKind};
+use crate::parse::quantity;
+use crate::suggest;
+
+const KEYS: &[&str] = &[
+    "type",
+    "from",
+    "source",
+    "target",
+    "readonly",
+    "id",
+    "sharing",
+    "required",
+    "size",
+    "mode",
+    "uid",
+    "gid",
+    "src",
+    "dst",
+    "destination",
+    "ro",
+    "rw",
+    "readwrite",
+    "env",
+];
+
+/// The `from` of a mount, which must be known before anything is expanded.
+pub(super) fn from(value: &str) -> Result<String, Error> {
+    let mut found = String::new();
+    for field in csv(value) {
+        let Some((key, value)) = field.split_once('=') else {
+            continue;
+        };
+        if key.eq_ignore_ascii_case("from") {
+            if value.find('$').is_some_and(|at| at + 1 != value.len()) {
+                let error = Error::invalid("variables are not expanded in from= of a mount");
+                return Err(error.hinting(Some(
+                    "give the image a name: FROM $IMAGE AS name, then from=name".to_owned(),
+                )));
+            }
+            value.clone_into(&mut found);
+        }
+    }
+    Ok(found)
+}
+
+/// Reads a mount; `expand` expands its values.
+pub(crate) fn parse(
+    value: &str,
+    mut expand: impl FnMut(&str) -> Result<String, Error>,
+) -> Result<Mount, Error> {
+    let mut mount = Mount::default();
+    let mut readonly = None;
+    for field in csv(value) {
+        let Some((key, value)) = field.split_once('=') else {
+            match field.to_lowercase().as_str() {
+                "readonly" | "ro" => readonly = Some(true),
+                "readwrite" | "rw" => readonly = Some(false),
+                "required" if is_from_client(mount.kind) => mount.is_required = true,
+                "required" => return Err(misplaced("required", mount.kind)),
+                _ => {
+                    return Err(Error::invalid(format!(
+                        "the mount option {field:?} must be key=value"
+                    )));
+                }
+            }
+            continue;
+        };
+        let key = key.to_lowercase();
+        let value = expand(value)?;
+        match key.as_str() {
+            "readonly" | "ro" => readonly = Some(boolean(&key, &value)?),
+            "readwrite" | "rw" => readonly = Some(!boolean(&key, &value)?),
+            _ => set(&mut mount, &key, value, &field)?,
+        }
+    }
+    mount.is_readonly = readonly.unwrap_or(!matches!(mount.kind, MountKind::Cache | MountKind::Tmpfs));
+    check(&mount)?;
+    Ok(mount)
+}
+
+fn set(mount: &mut Mount, key: &str, value: String, field: &str) -> Result<(), Error> {
+    match key {
+        "type" => mount.kind = kind(&value)?,
+        "from" => mount.from = value,
+        "source" | "src" => mount.source = value,
+        "target" | "dst" | "destination" => mount.target = value,
+        "id" => mount.id = value,
+        "env" => mount.env = Some(value),
+        "required" if is_from_client(mount.kind) => mount.is_required = boolean(key, &value)?,
+        "size" if mount.kind == MountKind::Tmpfs => {
+            mount.size =
+                quantity::bytes(&value).ok_or_else(|| Error::invalid(format!("{value:?} is no size")))?;
+        }
+        "required" | "size" => return Err(misplaced(key, mount.kind)),
+        "sharing" => mount.sharing = Some(sharing(&value)?),
+        "mode" => mount.mode = Some(number(key, &value, 8)?),
+        "uid" => mount.uid = Some(number(key, &value, 10)?),
+        "gid" => mount.gid = Some(number(key, &value, 10)?),
+        _ => {
+            let error = Error::invalid(format!("unknown mount option {key:?} in {field:?}"));
+            return Err(error.hinting(suggest::hint(key, KEYS.iter().copied())));
+        }
+    }
+    Ok(())
+}
+
+fn check(mount: &Mount) -> Result<(), Error> {
+    let kind = name(mount.kind);
+    if matches!(mount.kind, MountKind::Bind | MountKind::Tmpfs) {
+        for (key, value) in [("mode", mount.mode), ("uid", mount.uid), ("gid", mount.gid)] {
+            if value.is_some() {
+                return Err(misplaced(key, mount.kind));
+            }
+        }
+    }
+    if mount.sharing.is_some() && mount.kind != MountKind::Cache {
+        return Err(misplaced("sharing", mount.kind));
+    }
+    if mount.kind == MountKind::Secret {
+        let problem = if !mount.from.is_empty() {
+            "has no from"
+        } else if mount.source.is_empty() && mount.target.is_empty() && mount.id.is_empty() {
+            "must have an id or a target"
+        } else if !mount.source.is_empty() && !mount.id.is_empty() {
+            "has a source or an id, not both"
+        } else {
+            return Ok(());
+        };
+        return Err(Error::invalid(format!("a {kind} mount {problem}")));
+    }
+    Ok(())
+}
+
+fn is_from_client(kind: MountKind) -> bool {
+    matches!(kind, MountKind::Secret | MountKind::Ssh)
+}
+
+fn kind(value: &str) -> Result<MountKind, Error> {
+    Ok(match value.to_lowercase().as_str() {
+        "bind" => MountKind::Bind,
+        "cache" => MountKind::Cache,
+        "tmpfs" => MountKind::Tmpfs,
+        "secret" => MountKind::Secret,
+        "ssh" => MountKind::Ssh,
+        _ => {
+            let error = Error::invalid(format!("unknown mount type {value:?}"));
+            return Err(error.hinting(suggest::hint(value, ["bind", "cache", "tmpfs", "secret", "ssh"])));
+        }
+    })
+}
+
+fn sharing(value: &str) -> Result<CacheSharing, Error> {
+    Ok(match value.to_lowercase().as_str() {
+        "shared" => CacheSharing::Shared,
+        "private" => CacheSharing::Private,
+        "locked" => CacheSharing::Locked,
+        _ => {
+            let error = Error::invalid(format!("unknown sharing {value:?}"));
+            return Err(error.hinting(suggest::hint(value, ["shared", "private", "locked"])));
+        }
+    })
+}
+
+fn name(kind: MountKind) -> &'static str {
+    match kind {
+        MountKind::Bind => "bind",
+        MountKind::Cache => "cache",
+        MountKind::Tmpfs => "tmpfs",
+        MountKind::Secret => "secret",
+        MountKind::Ssh => "ssh",
+    }
+}
+
+fn misplaced(key: &str, kind: MountKind) -> Error {
+    Error::invalid(format!("{key} means nothing for a {} mount", name(kind)))
+}
+
+fn boolean(key: &str, value: &str) -> Result<bool, Error> {
+    go_bool(value)
+        .ok_or_else(|| Error::invalid(format!("{key} of a mount must be true or false, not {value:?}")))
+}
+
+fn number(key: &str, value: &str, radix: u32) -> Result<u32, Error> {
+    u32::from_str_radix(value, radix)
+        .map_err(|_| Error::invalid(format!("{key} of a mount must be a number, not {value:?}")))
+}

@@ -1,0 +1,71 @@
+//! Times and sizes as Go writes them: `1m30s`, `64m`.
+
+/// A time in nanoseconds; at least a millisecond, or 0.
+pub(super) fn duration(text: &str) -> Result<i64, String> {
+    let invalid = || format!("{text:?} is no time: it must be like 30s, 1m30s or 500ms");
+    let (sign, mut rest) = match text.as_bytes().first() {
+        Some(b'-') => (-1.0, &text[1..]),
+        Some(b'+') => (1.0, &text[1..]),
+        _ => (1.0, text),
+    };
+    if rest == "0" {
+        return Ok(0);
+    }
+    if rest.is_empty() {
+        return Err(invalid());
+    }
+    let mut total = 0.0f64;
+    while !rest.is_empty() {
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(invalid)?;
+        let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
+        rest = &rest[digits..];
+        let unit_end = rest
+            .find(|c: char| c.is_ascii_digit() || c == '.')
+            .unwrap_or(rest.len());
+        let size = match &rest[..unit_end] {
+            "ns" => 1.0,
+            "us" | "µs" | "μs" => 1e3,
+            "ms" => 1e6,
+            "s" => 1e9,
+            "m" => 60e9,
+            "h" => 3600e9,
+            _ => return Err(invalid()),
+        };
+        total += number * size;
+        rest = &rest[unit_end..];
+    }
+    let total = total * sign;
+    if !total.is_finite() || total.abs() > 9.2e18 {
+        return Err(invalid());
+    }
+    if total != 0.0 && total < 1e6 {
+        return Err(format!("{text:?} is shorter than a millisecond"));
+    }
+    Ok(total.round() as i64)
+}
+
+/// A size in bytes: a number with `k`, `m`, `g`, `t` or `p`, by 1024.
+pub(super) fn bytes(text: &str) -> Option<i64> {
+    let end = text
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(text.len());
+    let number: f64 = text[..end].parse().ok()?;
+    let unit = text[end..].trim_start_matches(' ').to_lowercase();
+    let power = match unit
+        .strip_suffix("ib")
+        .or_else(|| unit.strip_suffix('b'))
+        .unwrap_or(&unit)
+    {
+        "" => 0,
+        "k" => 1,
+        "m" => 2,
+        "g" => 3,
+        "t" => 4,
+        "p" => 5,
+        _ => return None,
+    };
+    let total = number * 1024f64.powi(power);
+    (total.is_finite() && total < 9.2e18).then_some(total as i64)
+}

@@ -1,0 +1,131 @@
+//! What is read, and what is refused.
+
+use super::ast::{Dockerfile, Kind};
+use super::parse;
+use crate::error::Error;
+use crate::lint::Lint;
+
+fn read(text: &str) -> Result<Dockerfile, Error> {
+    parse(text.as_bytes(), &Lint::silent())
+}
+
+fn only(text: &str) -> Kind {
+    let file = read(&format!("FROM x\n{text}\n")).expect(text);
+    file.stages[0].instructions[0].kind.clone()
+}
+
+#[test]
+fn lines_are_joined_and_counted() {
+    let file = read("\u{feff}# escape=`\n\nfrom x as a\nRUN one `\n # comment\n\n  two\n#c\nRUN <<A <<'B'\na\nA\n$b\nB\nUSER u").expect("fine");
+    let stage = &file.stages[0];
+    assert_eq!(
+        (file.escape, stage.name.as_str(), stage.base.as_str()),
+        ('`', "a", "x")
+    );
+    let lines: Vec<(i32, i32)> = stage
+        .instructions
+        .iter()
+        .map(|i| (i.ranges[0].start.line, i.ranges.last().expect("a line").end.line))
+        .collect();
+    assert_eq!(lines, [(4, 7), (9, 13), (14, 14)]);
+    let Kind::Run(run) = &stage.instructions[0].kind else {
+        panic!("no RUN")
+    };
+    assert_eq!(run.command.args, ["one   two"]);
+    let Kind::Run(run) = &stage.instructions[1].kind else {
+        panic!("no RUN")
+    };
+    let docs: Vec<(&str, &str, bool)> = run
+        .command
+        .heredocs
+        .iter()
+        .map(|d| (d.name.as_str(), d.data.as_str(), d.is_expanded))
+        .collect();
+    assert_eq!(docs, [("A", "a\n", true), ("B", "$b\n", false)]);
+}
+
+#[test]
+fn forms_of_arguments() {
+    let Kind::Cmd(cmd) = only("CMD [\"a\", \"b c\"]") else {
+        panic!("no CMD")
+    };
+    assert_eq!(
+        (cmd.args, cmd.is_shell),
+        (vec!["a".to_owned(), "b c".to_owned()], false)
+    );
+    let Kind::Cmd(cmd) = only("CMD ['a']") else {
+        panic!("no CMD")
+    };
+    assert_eq!((cmd.args, cmd.is_shell), (vec!["['a']".to_owned()], true));
+    let Kind::Env(env) = only("ENV a=\"b c\" d=e\\ f") else {
+        panic!("no ENV")
+    };
+    assert_eq!(
+        (env[0].value.as_str(), env[1].value.as_str()),
+        ("\"b c\"", "e\\ f")
+    );
+    let Kind::Env(env) = only("ENV a b  c") else {
+        panic!("no ENV")
+    };
+    assert_eq!(
+        (env[0].key.as_str(), env[0].value.as_str(), env[0].is_legacy),
+        ("a", "b  c", true)
+    );
+    let Kind::Copy(copy) = only("COPY --chown=1:2 --link=false a b/ c/") else {
+        panic!("no COPY")
+    };
+    assert_eq!(
+        (
+            copy.chown.as_str(),
+            copy.link,
+            copy.sources.paths.len(),
+            copy.sources.dest.as_str()
+        ),
+        ("1:2", false, 2, "c/")
+    );
+    let Kind::Expose(ports) = only("EXPOSE 9 80/tcp 443") else {
+        panic!("no EXPOSE")
+    };
+    assert_eq!(ports, ["443", "80/tcp", "9"]);
+    let Kind::OnBuild(trigger) = only("onbuild  copy <<A /x\na\nA") else {
+        panic!("no ONBUILD")
+    };
+    assert_eq!(trigger, "copy <<A /x\na\nA");
+}
+
+#[test]
+fn mistakes_are_refused_with_their_lines() {
+    for (text, expected, line) in [
+        ("", "no instructions", 0),
+        ("# only\n", "no instructions", 0),
+        ("RUN x", "FROM comes first", 1),
+        ("FROM x\nRNU y", "unknown instruction", 2),
+        ("FROM x\nENV a", "two arguments", 2),
+        ("FROM x\nENV a=b c", "no = in", 2),
+        ("FROM x\nCOPY a", "source and a destination", 2),
+        ("FROM x\nCOPY --form=y a b", "unknown flag --form", 2),
+        ("FROM x\nCOPY --link --link a b", "twice", 2),
+        ("FROM x\nCOPY --chown a b", "no value", 2),
+        ("FROM x\nCMD [1]", "only strings", 2),
+        ("FROM x\nRUN <<A\nb", "not closed", 2),
+        ("FROM x as 1a", "cannot be a stage name", 1),
+        ("FROM x y", "FROM must be", 1),
+        ("# escape=x\nFROM x", "escape character", 1),
+        ("# escape=`\n# escape=`\nFROM x", "stands twice", 2),
+        ("FROM x\nSHELL sh", "JSON form", 2),
+        ("FROM x\nONBUILD FROM y", "cannot be an ONBUILD", 2),
+        ("FROM x\nHEALTHCHECK --interval=1us CMD x", "shorter than", 2),
+        ("FROM x\nHEALTHCHECK --retries=-1 CMD x", "number from 0", 2),
+        ("FROM x\nRUN --network=moon y", "unknown network", 2),
+        ("FROM x\nRUN --mount=from=$y,target=/z y", "not expanded", 2),
+        ("FROM x\nCOPY a <<EOF\nEOF", "cannot be a heredoc", 2),
+    ] {
+        let error = read(text).expect_err(text);
+        assert!(error.to_string().contains(expected), "{text:?}: {error}");
+        assert_eq!(
+            error.ranges.first().map_or(0, |range| range.start.line),
+            line,
+            "{text:?}"
+        );
+    }
+}

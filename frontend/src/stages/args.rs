@@ -1,0 +1,229 @@
+//! Arguments before the first FROM: those that go without saying, and those the Dockerfile declares.
+
+use std::collections::BTreeMap;
+
+use llb::Range;
+use oci::{Platform, Reference};
+
+use crate::error::Error;
+use crate::lint::{Lint, Rule};
+use crate::lower::env::Env;
+use crate::parse::ast::{Kind, Stage};
+use crate::stages::Given;
+use crate::suggest;
+use crate::words::{Expansion, Lex};
+
+/// The global arguments, and what follows from them.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct GlobalArgs {
+    pub(crate) env: Env,
+    /// Every name that is declared, with a value or not.
+    declared: Vec<String>,
+    /// Build arguments, as the stages see them.
+    pub(crate) build_args: BTreeMap<String, String>,
+    /// `SOURCE_DATE_EPOCH`, seconds since 1970.
+    pub(crate) epoch: Option<i64>,
+}
+
+/// Works out the global arguments.
+pub(super) fn global(given: &Given<'_>) -> Result<GlobalArgs, Error> {
+    let options = given.options;
+    let last = given
+        .dockerfile
+        .stages
+        .last()
+        .map_or("", |stage| stage.name.as_str());
+    let target = options.target.as_deref().unwrap_or(last);
+    let automatic = automatic(
+        &options.build_platform,
+        given.target_platform(),
+        target,
+        &options.build_args,
+    );
+    check_defaults(given, &automatic);
+    let mut args = GlobalArgs {
+        env: automatic,
+        build_args: options.build_args.clone(),
+        ..GlobalArgs::default()
+    };
+    args.declare(given, &options.build_args)?;
+    args.epoch(given)?;
+    Ok(args)
+}
+
+/// Arguments that are there without being declared; build arguments may replace their values.
+fn automatic(build: &Platform, target: &Platform, name: &str, overrides: &BTreeMap<String, String>) -> Env {
+    let text = |part: &Option<String>| part.clone().unwrap_or_default();
+    let without_version = Platform {
+        os_version: None,
+        ..build.clone()
+    };
+    let values = [
+        ("BUILDPLATFORM", without_version.to_string()),
+        ("BUILDOS", build.os.clone()),
+        ("BUILDOSVERSION", text(&build.os_version)),
+        ("BUILDARCH", build.architecture.clone()),
+        ("BUILDVARIANT", text(&build.variant)),
+        ("TARGETPLATFORM", target.to_string()),
+        ("TARGETOS", target.os.clone()),
+        ("TARGETOSVERSION", text(&target.os_version)),
+        ("TARGETARCH", target.architecture.clone()),
+        ("TARGETVARIANT", text(&target.variant)),
+        (
+            "TARGETSTAGE",
+            if name.is_empty() {
+                "default".to_owned()
+            } else {
+                name.to_owned()
+            },
+        ),
+    ];
+    let mut env = Env::default();
+    for (name, value) in values {
+        env.set(name, overrides.get(name).unwrap_or(&value));
+    }
+    env
+}
+
+/// FROM should name an image when no build arguments are given.
+fn check_defaults(given: &Given<'_>, automatic: &Env) {
+    let mut args = GlobalArgs {
+        env: automatic.clone(),
+        ..GlobalArgs::default()
+    };
+    if args.declare(given, &BTreeMap::new()).is_err() {
+        return;
+    }
+    for stage in &given.dockerfile.stages {
+        let Ok(base) = args.expand(Lex::new(given.dockerfile.escape), &stage.base) else {
+            return;
+        };
+        if Reference::parse_normalized(&base.text).is_err() {
+            let text = format!(
+                "without build arguments {:?} is {:?}, which is no image",
+                stage.base, base.text
+            );
+            given
+                .lint
+                .report(Rule::InvalidDefaultArgInFrom, &stage.ranges, &text);
+        }
+    }
+}
+
+impl GlobalArgs {
+    fn declare(&mut self, given: &Given<'_>, build_args: &BTreeMap<String, String>) -> Result<(), Error> {
+        let lex = Lex::new(given.dockerfile.escape);
+        for instruction in &given.dockerfile.global_args {
+            let Kind::Arg(args) = &instruction.kind else {
+                continue;
+            };
+            for arg in args {
+                let value = match (build_args.get(&arg.name), &arg.value) {
+                    (Some(value), _) => Some(value.clone()),
+                    (None, Some(value)) => Some(
+                        self.expand(lex, value)
+                            .map_err(|error| error.at(&instruction.ranges))?
+                            .text,
+                    ),
+                    (None, None) => None,
+                };
+                if let Some(value) = value {
+                    self.env.set(&arg.name, &value);
+                }
+                self.declared.push(arg.name.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Expands a word of FROM.
+    pub(super) fn expand(&self, lex: Lex, word: &str) -> Result<Expansion, Error> {
+        lex.expand(word, &|name| self.env.get(name).map(str::to_owned))
+            .map_err(Error::invalid)
+    }
+
+    /// Reports arguments that are used but not declared.
+    pub(super) fn report_undefined(&self, used: &Expansion, ranges: &[Range], lint: &Lint) {
+        let known = || self.env.names().chain(self.declared.iter().map(String::as_str));
+        for name in used
+            .unmatched
+            .iter()
+            .filter(|name| !known().any(|known| known == name.as_str()))
+        {
+            let hint = suggest::nearest(name, known())
+                .map_or_else(String::new, |near| format!("; did you mean {near}?"));
+            let text = format!("FROM uses the argument {name}, which is not declared{hint}");
+            lint.report(Rule::UndefinedArgInFrom, ranges, &text);
+        }
+    }
+
+    /// The value of `FROM --platform`.
+    pub(super) fn platform(&self, lex: Lex, stage: &Stage, lint: &Lint) -> Result<Platform, Error> {
+        let found = self.expand(lex, &stage.platform)?;
+        self.report_undefined(&found, &stage.ranges, lint);
+        let target = self.env.get("TARGETPLATFORM");
+        let uses_target_only = found.unmatched.is_empty() && found.matched.iter().eq(["TARGETPLATFORM"]);
+        if uses_target_only && Some(found.text.as_str()) == target {
+            let text = format!("--platform={} goes without saying", stage.platform);
+            lint.report(Rule::RedundantTargetPlatform, &stage.ranges, &text);
+        }
+        let names = || self.env.names();
+        let hint = || {
+            found
+                .unmatched
+                .iter()
+                .find_map(|name| suggest::hint(name, names()))
+        };
+        if found.text.is_empty() {
+            let error = Error::invalid(format!("the platform {:?} is empty", stage.platform));
+            return Err(error.hinting(hint()));
+        }
+        let platform = Platform::parse(&found.text).map_err(|error| {
+            Error::invalid(format!("--platform={}: {error}", stage.platform)).hinting(hint())
+        })?;
+        let is_constant = found.matched.is_empty() && found.unmatched.is_empty();
+        if is_constant && !stage.name.contains(&platform.os) && !stage.name.contains(&platform.architecture) {
+            let text = format!("--platform={} is fixed", found.text);
+            lint.report(Rule::FromPlatformFlagConstDisallowed, &stage.ranges, &text);
+        }
+        Ok(platform)
+    }
+
+    /// `SOURCE_DATE_EPOCH` of a build argument or a global ARG.
+    fn epoch(&mut self, given: &Given<'_>) -> Result<(), Error> {
+        const NAME: &str = "SOURCE_DATE_EPOCH";
+        let from_env = self
+            .env
+            .get(NAME)
+            .filter(|value| !value.is_empty())
+            .map(str::to_owned);
+        let Some(value) = self.build_args.get(NAME).cloned().or(from_env) else {
+            return Ok(());
+        };
+        self.epoch = match value.as_str() {
+            "" => None,
+            // A directory of the client has no time of its own.
+            "context" if given.options.context.is_none() => None,
+            text => Some(text.parse().map_err(|_| {
+                let hint = "give seconds since 1970".to_owned();
+                Error::invalid(format!("{NAME} is {text:?}, not a number")).hinting(Some(hint))
+            })?),
+        };
+        let text = self.epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
+        if self.build_args.contains_key(NAME) {
+            if text.is_empty() {
+                self.build_args.remove(NAME);
+            } else {
+                self.build_args.insert(NAME.to_owned(), text.clone());
+            }
+        }
+        if self.env.get(NAME).is_some() {
+            if text.is_empty() {
+                self.env.remove(NAME);
+            } else {
+                self.env.set(NAME, &text);
+            }
+        }
+        Ok(())
+    }
+}
