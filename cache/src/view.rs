@@ -394,7 +394,7 @@ impl View {
         };
         let tree = &self.layer(id.layer).tree;
         let target = RootPath::clean(record.link()).map_err(|_| dangling())?;
-        if let Some(index) = tree.find(&target) {
+        if let Some(index) = tree.find(&target).filter(|&index| !tree.get(index).is_whiteout()) {
             if tree.get(index).kind() == NodeKind::Entry(Kind::File) {
                 return Ok(NodeId {
                     layer: id.layer,

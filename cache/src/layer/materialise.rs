@@ -281,7 +281,8 @@ impl Settling<'_> {
             return Ok(());
         }
         let target = RootPath::clean(record.link()).map_err(tree::Error::from)?;
-        if self.tree.find(&target).is_some() {
+        let here = self.tree.find(&target).map(|index| self.tree.get(index));
+        if here.is_some_and(|target| !target.is_whiteout()) {
             return Ok(self.root.hard_link(&target, &path)?);
         }
         let dangling = || LayerError::DanglingHardLink {

@@ -45,3 +45,6 @@ pub use materialise::{DirOptions, OverlayXattrs, Ownership, materialise, placed_
 pub use rewrite::rewrite_timestamps;
 pub use scan::scan_upper;
 pub use write::{TarLayer, TarLayerWriter};
+
+#[cfg(test)]
+mod tests;
