@@ -36,6 +36,9 @@ const FETCH_BYTES: usize = 256 << 10;
 /// How many of those may wait for the thread that unpacks.
 const FETCH_QUEUE: usize = 16;
 
+/// From how many bytes of contents on a layer's digests are worth a write: below, hashing again is as quick.
+const DEAR_BYTES: u64 = 1 << 20;
+
 /// Told how far a transfer has come.
 pub trait Meter: Send + Sync {
     /// `current` of `total` bytes of the blob `digest`; the first call begins it, `done` ends it.
@@ -74,6 +77,35 @@ impl ImmutableRef {
         let view = View::new(try_join_all(layers).await?);
         *self.inner.view.lock() = Some(view.clone());
         Ok(view)
+    }
+
+    /// The view, if every layer can be read without fetching or unpacking anything.
+    pub fn ready_view(&self) -> Option<View> {
+        if let Some(view) = self.inner.view.lock().clone() {
+            return Some(view);
+        }
+        let layer = |layer: &Arc<Layer>| {
+            let (tree, contents) = layer.state.lock().readable.clone()?;
+            Some(ViewLayer { tree, contents })
+        };
+        let view = View::new(self.layers().iter().map(layer).collect::<Option<_>>()?);
+        *self.inner.view.lock() = Some(view.clone());
+        Some(view)
+    }
+
+    /// Keeps the digests of files that were worked out since a layer's tree was written, where that was dear.
+    ///
+    /// # Errors
+    /// Those of writing.
+    pub fn keep_digests(&self) -> Result<()> {
+        for layer in self.layers() {
+            let readable = layer.state.lock().readable.clone();
+            let Some((tree, _)) = readable else { continue };
+            if layer.id().0 >= 0 && tree.has_new_digests() && tree.content_bytes() >= DEAR_BYTES {
+                self.cache().write_tree(layer.id(), &tree.encode())?;
+            }
+        }
+        Ok(())
     }
 
     /// The directories of its layers, the lowest first, each made where it is not there yet.

@@ -368,7 +368,7 @@ impl Cache {
         })
     }
 
-    fn write_tree(&self, layer: LayerId, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn write_tree(&self, layer: LayerId, bytes: &[u8]) -> Result<()> {
         let folder = self.layer_folder(layer);
         fs::create_dir_all(&folder).map_err(CacheError::io("create", &folder))?;
         let aside = folder.join(format!("tree.{}", self.inner.owner.name()));

@@ -10,6 +10,7 @@
 //! Keys of all but sources are computed by `llb::cache`, to the byte as BuildKit has them.
 
 mod combine;
+pub(crate) mod file;
 
 use std::sync::Arc;
 
@@ -21,6 +22,7 @@ use oci::Platform;
 use solver::{CacheMap, Dep, Op, OpError, Ops};
 
 use crate::source::image::ImageOp;
+use crate::source::local::LocalOp;
 use crate::worker::Worker;
 
 /// A failure of the store, as that of an op.
@@ -45,13 +47,14 @@ impl Ops<ImmutableRef> for Worker {
                 "docker-image" | "oci-layout" => {
                     Arc::new(ImageOp::new(worker, source, vertex.platform.as_ref())?)
                 }
+                "local" => Arc::new(LocalOp::new(worker, source)?),
                 other => return Err(OpError::user(format!("source {other}:// is not supported"))),
             },
             llb::Op::Merge(_) | llb::Op::Diff(_) | llb::Op::Passthrough(_) => {
                 Arc::new(combine::CombineOp::new(worker, vertex))
             }
             llb::Op::Exec(_) => return Err(OpError::user("running processes is not supported")),
-            llb::Op::File(_) => return Err(OpError::user("file operations are not supported")),
+            llb::Op::File(op) => Arc::new(file::FileVertex::new(worker, vertex, op)?),
             llb::Op::Build(_) => return Err(OpError::user("building a definition found in a result is not supported")),
         })
     }
