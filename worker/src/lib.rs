@@ -8,11 +8,12 @@
 //!
 //! `Worker` is shared by all builds of a process; `Session` is what one of them brings along.
 mod worker;
-mod meter;
 pub mod source;
 pub mod file;
 pub mod archive;
+mod meter;
 mod ops;
+pub mod export;
 
 pub use ops::file::FileActionError;
 pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};

@@ -1,0 +1,101 @@
+//! Completes an image config: diff ids, one history entry per layer, times.
+//!
+//! The frontend says which instructions made layers and which did not; the layers say when. An entry
+//! without a time takes that of the nearest one before it, or of the first layer that is new. Nothing is
+//! later than `SOURCE_DATE_EPOCH`, if it is set.
+
+use std::time::SystemTime;
+
+use cache::LayerBlob;
+use jiff::Timestamp;
+use oci::{DiffId, History, ImageConfig};
+
+/// The history comment on layers the frontend said nothing about.
+const COMMENT: &str = "buildkit.exporter.image.v0";
+
+/// Fills in what only the exporter knows.
+pub(super) fn complete(config: &mut ImageConfig, layers: &[LayerBlob], diff_ids: Vec<DiffId>, epoch: Option<i64>) {
+    let times: Vec<String> = layers.iter().map(|layer| text(layer.created)).collect();
+    fit_history(&mut config.history, &times);
+    fill_times(&mut config.history);
+    let epoch = epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
+    if let Some(epoch) = epoch {
+        for entry in &mut config.history {
+            if entry.created.as_ref().is_some_and(|created| created.parse::<Timestamp>().is_ok_and(|t| t > epoch)) {
+                entry.created = Some(epoch.to_string());
+            }
+        }
+        config.created = Some(epoch.to_string());
+    } else if config.created.is_none() {
+        config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
+    }
+    config.rootfs.kind = "layers".to_owned();
+    config.rootfs.diff_ids = diff_ids;
+}
+
+fn text(time: SystemTime) -> String {
+    Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
+}
+
+/// As many entries with a layer as there are layers, each with its time.
+fn fit_history(history: &mut Vec<History>, times: &[String]) {
+    let named = history.iter().filter(|entry| !entry.empty_layer).count();
+    let excess = named.saturating_sub(times.len());
+    for entry in history.iter_mut().filter(|entry| !entry.empty_layer).take(excess) {
+        entry.empty_layer = true;
+    }
+    for time in times.iter().skip(named) {
+        let comment = COMMENT.to_owned();
+        history.push(History { created: Some(time.clone()), comment, ..History::default() });
+    }
+    let layers = history.iter_mut().filter(|entry| !entry.empty_layer);
+    for (entry, time) in layers.zip(times) {
+        entry.created.get_or_insert_with(|| time.clone());
+    }
+}
+
+fn fill_times(history: &mut [History]) {
+    let first_open = history.iter().position(|entry| entry.created.is_none()).unwrap_or(history.len());
+    let after = history[first_open..].iter().find_map(|entry| entry.created.clone());
+    let before = history[..first_open].iter().rev().find_map(|entry| entry.created.clone());
+    let mut last = after.or(before);
+    for entry in &mut history[first_open..] {
+        match &entry.created {
+            Some(created) => last = Some(created.clone()),
+            None => entry.created = last.clone(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn entry(layer: bool, created: Option<&str>) -> History {
+        History { created: created.map(str::to_owned), empty_layer: !layer, ..History::default() }
+    }
+
+    fn times(history: &[History]) -> Vec<Option<&str>> {
+        history.iter().map(|entry| entry.created.as_deref()).collect()
+    }
+
+    #[test]
+    fn entries_without_a_time_take_that_of_a_layer() {
+        let mut history =
+            vec![entry(true, Some("base")), entry(false, None), entry(true, None), entry(false, None), entry(true, None)];
+        fit_history(&mut history, &["x".into(), "one".into(), "two".into()]);
+        fill_times(&mut history);
+        assert_eq!(times(&history), [Some("base"), Some("one"), Some("one"), Some("one"), Some("two")]);
+    }
+
+    #[test]
+    fn there_is_an_entry_per_layer_and_no_more() {
+        let mut history = vec![entry(true, None)];
+        fit_history(&mut history, &["one".into(), "two".into()]);
+        assert_eq!(times(&history), [Some("one"), Some("two")]);
+        assert_eq!(history[1].comment, COMMENT);
+        let mut history = vec![entry(true, Some("a")), entry(true, Some("b"))];
+        fit_history(&mut history, &["one".into()]);
+        assert_eq!(history.iter().filter(|entry| !entry.empty_layer).count(), 1);
+    }
+}

@@ -1,0 +1,156 @@
+//! The files of a result, in a directory or a tar.
+//!
+//! ```text
+//! view ─ walk ─▶ directory (owner: whoever runs the build)
+//!             └▶ tar (owners kept)
+//! ```
+//!
+//! Files of several platforms go into one folder each, named `linux_amd64`.
+
+use std::io::{self, BufWriter, Read, Write};
+use std::path::Path;
+use std::sync::Arc;
+
+use cache::layer::TarLayerWriter;
+use cache::view::View;
+use cache::{Meter, NoMeter};
+use solver::progress::Sink;
+use tree::{Entry, Kind, Root, RootPath, Timestamp};
+
+use super::attrs::Attrs;
+use super::{Dest, ExportError, Source, blocking};
+use crate::meter::ProgressMeter;
+use crate::worker::Worker;
+
+/// One platform's files and the folder they go into; empty for none.
+struct Part {
+    folder: RootPath,
+    view: View,
+    epoch: Option<i64>,
+}
+
+pub(super) async fn give(
+    worker: &Worker,
+    source: &Source,
+    attrs: &Attrs,
+    dest: Dest,
+    sink: &Sink,
+) -> Result<(), ExportError> {
+    let meter = ProgressMeter::shared(sink);
+    let is_split = attrs.platform_split.unwrap_or(source.is_index || source.platforms.len() > 1);
+    let mut parts = Vec::new();
+    for platform in &source.platforms {
+        let folder = if is_split { platform.id.replace('/', "_") } else { String::new() };
+        let folder = RootPath::clean(&folder).map_err(|error| ExportError::Config {
+            platform: platform.id.clone(),
+            reason: error.to_string(),
+        })?;
+        let view = match &platform.result {
+            Some(result) => result.view(&meter).await?,
+            None => worker.cache.scratch().view(&(Arc::new(NoMeter) as Arc<dyn Meter>)).await?,
+        };
+        parts.push(Part { folder, view, epoch: attrs.epoch.or(platform.epoch) });
+    }
+    parts.sort_by(|a, b| a.folder.as_bytes().cmp(b.folder.as_bytes()));
+    let _activity = sink.begin(if matches!(dest, Dest::Dir(_)) { "copying files" } else { "sending tarball" }, "copying");
+    let delete = attrs.delete;
+    blocking(move || match dest {
+        Dest::Dir(folder) => to_dir(&parts, &folder, delete),
+        Dest::Writer(writer) => to_tar(&parts, writer),
+    })
+    .await
+}
+
+fn to_tar(parts: &[Part], writer: Box<dyn Write + Send>) -> Result<(), ExportError> {
+    let mut tar = TarLayerWriter::new(BufWriter::with_capacity(256 << 10, writer));
+    for part in parts {
+        if !part.folder.is_root() {
+            let mut folder = Entry::dir(part.folder.clone(), 0o755);
+            folder.mtime = Timestamp::from_secs(part.epoch.unwrap_or(0));
+            tar.add(&folder, io::empty())?;
+        }
+        each(part, &mut |entry, contents| Ok(tar.add(entry, contents)?))?;
+    }
+    let (mut out, _) = tar.finish()?;
+    out.flush().map_err(|source| ExportError::Write { action: "write the tar".to_owned(), source })
+}
+
+/// Calls `give` with every entry of a part at its path in the destination.
+fn each(part: &Part, give: &mut dyn FnMut(&Entry, &mut dyn Read) -> Result<(), ExportError>) -> Result<(), ExportError> {
+    let Some(top) = part.view.root() else { return Ok(()) };
+    let prefixed = |path: &RootPath| part.folder.join_path(path).map_err(|cause| ExportError::Tree(cause.into()));
+    part.view.walk(&top, &mut |node, mut entry| {
+        entry.path = prefixed(&entry.path)?;
+        if entry.kind == Kind::HardLink
+            && let Some(target) = entry.link.take()
+        {
+            let target = RootPath::clean(target).map_err(|cause| ExportError::Tree(cause.into()))?;
+            entry.link = Some(prefixed(&target)?.as_bytes().to_vec());
+        }
+        if let Some(epoch) = part.epoch {
+            entry.mtime = entry.mtime.min(Timestamp::from_secs(epoch));
+        }
+        match entry.kind {
+            Kind::File => give(&entry, &mut part.view.open(node)?),
+            _ => give(&entry, &mut io::empty()),
+        }
+    })
+}
+
+fn to_dir(parts: &[Part], folder: &Path, delete: bool) -> Result<(), ExportError> {
+    std::fs::create_dir_all(folder)
+        .map_err(|source| ExportError::Write { action: format!("create {}", folder.display()), source })?;
+    let root = Root::open(folder)?;
+    if delete {
+        root.remove_all(&RootPath::root())?;
+    }
+    for part in parts {
+        if !part.folder.is_root() {
+            root.create_dir_all(&part.folder, 0o755)?;
+        }
+        let mut dirs = Vec::new();
+        each(part, &mut |entry, contents| {
+            place(&root, entry, contents)?;
+            if entry.kind == Kind::Dir {
+                dirs.push((entry.path.clone(), entry.mode, entry.mtime));
+            }
+            Ok(())
+        })?;
+        // Modes and times of directories last: making what is in them would change the times, and a
+        // directory may not be writable.
+        for (path, mode, mtime) in dirs.into_iter().rev() {
+            root.set_mode(&path, mode)?;
+            root.set_mtime(&path, mtime)?;
+        }
+    }
+    Ok(())
+}
+
+fn place(root: &Root, entry: &Entry, contents: &mut dyn Read) -> Result<(), ExportError> {
+    let path = &entry.path;
+    let there = root.try_metadata(path)?;
+    match (there, entry.kind) {
+        (Some(there), Kind::Dir) if there.is_dir() => return Ok(()),
+        (Some(_), _) => root.remove_all(path)?,
+        (None, _) => {}
+    }
+    let link = entry.link.as_deref().unwrap_or_default();
+    match entry.kind {
+        Kind::Dir => return Ok(root.create_dir(path, 0o700)?),
+        Kind::File => {
+            let mut file = root.create_file(path, entry.mode)?;
+            io::copy(contents, &mut file).map_err(|source| ExportError::Write {
+                action: format!("write {}", path.display()),
+                source,
+            })?;
+            root.set_mode(path, entry.mode)?;
+        }
+        Kind::Symlink => root.symlink(link, path)?,
+        Kind::HardLink => {
+            let existing = RootPath::clean(link).map_err(|cause| ExportError::Tree(cause.into()))?;
+            return Ok(root.hard_link(&existing, path)?);
+        }
+        Kind::Char | Kind::Block | Kind::Fifo => root.mknod(path, entry.kind, entry.mode, entry.rdev)?,
+    }
+    Ok(root.set_mtime(path, entry.mtime)?)
+}
