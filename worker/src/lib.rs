@@ -15,6 +15,6 @@ mod meter;
 mod ops;
 pub mod export;
 
-pub use ops::file::FileActionError;
 pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};
-pub use worker::{Options, Session, Worker};
+pub use meter::SinkMeter;
+pub use worker::{Entitlements, Options, Session, Worker};

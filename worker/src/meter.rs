@@ -1,50 +1,41 @@
-//! Transfers and unpacking of layers, shown under the vertex that needs them.
-
-use std::{collections::HashMap, sync::Arc};
-
+//! Shows transfers and unpacking of blobs as parts of a vertex.
+//!
+//! `sha256:<digest>` with bytes for a download, `extracting sha256:<digest>` for unpacking: BuildKit's texts.
 use cache::Meter;
 use oci::Digest;
 use parking_lot::Mutex;
 use solver::progress::{Activity, Sink};
+use std::{collections::HashMap, sync::Arc};
 
-/// Shows what the store fetches for one vertex.
-pub(crate) struct ProgressMeter {
+/// A meter that reports to a vertex.
+pub struct SinkMeter {
     sink: Sink,
-    open: Mutex<HashMap<(Digest, Part), Activity>>,
+    going: Mutex<HashMap<(Digest, bool), Activity>>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-enum Part {
-    Transfer,
-    Unpack,
-}
-
-impl ProgressMeter {
-    /// A meter that reports to `sink`.
-    pub(crate) fn shared(sink: &Sink) -> Arc<dyn Meter> {
-        Arc::new(ProgressMeter { sink: sink.clone(), open: Mutex::default() })
+impl SinkMeter {
+    /// Reports to `sink`.
+    pub fn new(sink: Sink) -> Arc<dyn Meter> {
+        Arc::new(SinkMeter { sink, going: Mutex::default() })
     }
 }
 
-impl Meter for ProgressMeter {
+impl Meter for SinkMeter {
     fn transferred(&self, digest: &Digest, current: u64, total: u64, done: bool) {
-        let mut open = self.open.lock();
-        let key = (*digest, Part::Transfer);
-        let activity = open.entry(key).or_insert_with(|| self.sink.begin(digest.to_string(), "downloading"));
-        activity.set(current, total);
+        let mut going = self.going.lock();
+        let key = (*digest, false);
+        going.entry(key).or_insert_with(|| self.sink.begin(digest.to_string(), "downloading")).set(current, total);
         if done {
-            open.remove(&key);
+            going.remove(&key);
         }
     }
 
     fn unpacked(&self, digest: &Digest, done: bool) {
-        let mut open = self.open.lock();
-        let key = (*digest, Part::Unpack);
-        if done {
-            open.remove(&key);
-        } else {
-            let name = format!("extracting {digest}");
-            open.entry(key).or_insert_with(|| self.sink.begin(name.clone(), name));
+        let mut going = self.going.lock();
+        let key = (*digest, true);
+        match done {
+            true => drop(going.remove(&key)),
+            false => drop(going.entry(key).or_insert_with(|| self.sink.begin(format!("extracting {digest}"), "extract"))),
         }
     }
 }

@@ -14,6 +14,7 @@ use oci::{Descriptor, Platform, Reference};
 use parking_lot::Mutex;
 use registry::{Credential, CredentialError, Credentials, Password, Registry};
 use session::{Caller, RegistryCredential};
+use solver::{OpContext, OpError};
 use tokio::io::AsyncRead;
 
 use crate::source::oci_layout;
@@ -80,17 +81,42 @@ impl Worker {
 pub struct Session {
     caller: Arc<dyn Caller>,
     registry: std::sync::OnceLock<Registry>,
+    entitlements: Entitlements,
+    /// Keeps what the build uses from gc.
+    _lease: cache::Lease,
+}
+
+/// What a build was allowed to do (`--allow`), the daemon's word included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Entitlements {
+    /// Steps may use the host's network.
+    pub network_host: bool,
+    /// Steps may run without a sandbox around what they may do.
+    pub security_insecure: bool,
 }
 
 impl Session {
-    /// The session of `caller`.
-    pub fn new(caller: Arc<dyn Caller>) -> Session {
-        Session { caller, registry: std::sync::OnceLock::new() }
+    /// The session of `caller`, which holds what it uses in `cache` until it is dropped.
+    pub fn new(caller: Arc<dyn Caller>, cache: &Cache, entitlements: Entitlements) -> Session {
+        Session { caller, registry: std::sync::OnceLock::new(), entitlements, _lease: cache.lease() }
     }
 
     /// Who asked for the build.
     pub fn caller(&self) -> &Arc<dyn Caller> {
         &self.caller
+    }
+
+    /// What the build may do.
+    pub fn entitlements(&self) -> Entitlements {
+        self.entitlements
+    }
+
+    /// The session of the build that wants this vertex.
+    ///
+    /// # Errors
+    /// An op was called for a job without a session: a mistake of this program.
+    pub fn of(ctx: &OpContext) -> Result<Arc<Session>, OpError> {
+        ctx.group::<Session>().ok_or_else(|| OpError::internal("the job of this step has no session"))
     }
 }
 

@@ -280,11 +280,12 @@ fn a_layer_unpacked_at_once_equals_one_made_from_its_index() {
         assert!(found.starts_with(wanted), "{name}: {found}");
     }
     assert!(disk["opaque"].ends_with("trusted.overlay.opaque"), "{}", disk["opaque"]);
-    // Read back from the directory it says the same, but for the hard link into the lower layer, which is a copy now.
+    // Read back from the directory it says the same, but that the hard link into the lower layer is a copy now, that a
+    // link has the mode all links have, and that the directory that was not described has attributes.
     let scanned = scan_upper(&first, DirOptions::default()).expect("scans");
     let differing: Vec<String> =
         said(&scanned).into_iter().filter(|line| !said(&indexed.tree).contains(line)).collect();
-    assert_eq!(differing, ["keep Dir 711 9", "lower-link File 644 0"]);
+    assert_eq!(differing, ["keep Dir 711 9", "link Symlink 777 0 setuid", "lower-link File 644 0"]);
 }
 
 /// Runs a real overlay mount: the kernel's own idea of what a step leaves behind.

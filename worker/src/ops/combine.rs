@@ -9,6 +9,7 @@ use oci::Digest;
 use solver::{CacheMap, Op, OpContext, OpError};
 
 use crate::ops::{cache_error, cache_map};
+use crate::meter::SinkMeter;
 use crate::worker::Worker;
 
 /// Merge, diff or passthrough.
@@ -38,8 +39,15 @@ impl Op<ImmutableRef> for CombineOp {
         Ok(None)
     }
 
-    async fn exec(&self, _: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
+    async fn exec(&self, ctx: &OpContext, mut inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let cache = &self.worker.cache;
+        if !matches!(self.vertex.op, llb::Op::Passthrough(_)) {
+            // What layers are stacked upon is kept; a context read in place is not.
+            let meter = SinkMeter::new(ctx.progress.clone());
+            for input in &mut inputs {
+                *input = input.persist(&meter).await.map_err(cache_error)?;
+            }
+        }
         let info = RecordInfo::new(self.vertex.name());
         let input = |index: u32| Self::input(&inputs, index);
         match &self.vertex.op {

@@ -1,324 +1,202 @@
-//! Does a file op: its actions in order, one layer for each result that is given out.
+//! File actions, in order, each group of them one layer.
 //!
 //! ```text
-//! inputs ─▶ views ─▶ Stage on the first ─▶ action, action, … ─▶ tar straight into the store ─▶ ref
+//! inputs ─ views ─▶ stages (one per chain of actions) ─ crate::file ─▶ written as a layer where an output asks for it
 //! ```
 //!
-//! Actions work on the same stage as long as nobody else looks at what is between them; what is given out or used twice
-//! becomes a layer of its own. Reading and writing happen on a blocking thread.
-
-use std::{
-    collections::HashMap,
-    io::{BufWriter, Write},
-    sync::Arc,
+//! An action whose result only the next one uses hands its stage on. One whose result is used twice, or as a source, is
+//! written first and read back.
+use super::{cache_error as failed, keyed::Run};
+use crate::{
+    Worker,
+    file::{self, FileError, Stage},
+    meter::SinkMeter,
 };
-
 use async_trait::async_trait;
-use cache::{
-    Cache, CacheError, ImmutableRef, RecordInfo,
-    checksum::{Selector, checksum},
-    layer::LayerError,
-    view::View,
-};
-use llb::{
-    Vertex,
-    cache::PathSelector,
-    op::{Chown, FileAction, FileActionKind, FileInput, FileOp},
-};
-use oci::Digest;
-use solver::{CacheMap, Op, OpContext, OpError};
+use cache::{Cache, ImmutableRef, Meter, RecordInfo, view::View};
+use llb::op::{Chown, FileAction, FileActionKind, FileInput, FileOp};
+use solver::{OpContext, OpError};
+use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tree::Timestamp;
 
-use crate::{
-    file::{self, FileError, Ids, Stage},
-    meter::ProgressMeter,
-    ops::{cache_error, cache_map},
-    worker::Worker,
-};
-
-/// How many bytes of a layer are gathered before they are written.
-const WRITE_BYTES: usize = 256 * 1024;
-
-/// An action that failed, and which of the op's it was.
-#[derive(Debug, thiserror::Error)]
-#[error("{cause}")]
-pub struct FileActionError {
-    /// Position of the action in the op.
-    pub index: usize,
-    /// Why it failed.
-    cause: FileError,
-}
-
-/// A file op.
-pub(crate) struct FileVertex {
+/// The run of a file op.
+pub(super) struct FileRun {
     worker: Arc<Worker>,
-    vertex: Vertex,
     op: FileOp,
-    /// Per input: the paths whose content may stand in for its definition.
-    selectors: Vec<Vec<Selector>>,
 }
 
-impl FileVertex {
-    pub(crate) fn new(worker: Arc<Worker>, vertex: &Vertex, op: &FileOp) -> Result<Self, OpError> {
-        let key = llb::cache::op_key(vertex, &worker.options.platform).map_err(OpError::user)?;
-        let key = key.ok_or_else(|| OpError::internal("a file op has no key"))?;
-        let selectors = key
-            .deps
-            .into_iter()
-            .map(|dep| dep.content.unwrap_or_default().into_iter().map(selector).collect())
-            .collect();
-        Ok(FileVertex { worker, vertex: vertex.clone(), op: op.clone(), selectors })
-    }
-}
-
-/// The same selector in the words of the store.
-pub(crate) fn selector(path: PathSelector) -> Selector {
-    Selector {
-        path: path.path,
-        wildcard: path.wildcard,
-        follow_links: path.follow_links,
-        include_patterns: path.include_patterns,
-        exclude_patterns: path.exclude_patterns,
-        required_paths: path.required_paths,
-    }
-}
-
-/// The content digest of what `selectors` select in `result`, computed on a blocking thread.
-pub(crate) async fn digest_content(
-    ctx: &OpContext,
-    result: &ImmutableRef,
-    selectors: Vec<Selector>,
-) -> Result<Digest, OpError> {
-    let meter = ProgressMeter::shared(&ctx.progress);
-    let view = ctx.unless_canceled(result.view(&meter)).await?.map_err(cache_error)?;
-    let result = result.clone();
-    let digest = blocking(move || {
-        let digest = checksum(&view, &selectors).map_err(layer_error)?;
-        result.keep_digests().map_err(cache_error)?;
-        Ok(digest)
-    });
-    ctx.unless_canceled(digest).await?
-}
-
-/// Runs `work` where it may block.
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, OpError> + Send + 'static,
-) -> Result<T, OpError> {
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| OpError::internal(format!("file operation: {error}")))?
-}
-
-/// Whose move it is when a view could not be read.
-fn layer_error(error: LayerError) -> OpError {
-    match error {
-        LayerError::NotFound { path } => OpError::user(format!("failed to calculate checksum of {path:?}: not found")),
-        LayerError::Pattern(_) | LayerError::TooManyLinks { .. } | LayerError::ChangedSince { .. } => {
-            OpError::user(error)
-        }
-        other => OpError::environment(other),
-    }
-}
-
-fn action_error(index: usize, cause: FileError) -> OpError {
-    match cause {
-        FileError::Cancelled => OpError::canceled(),
-        FileError::Layer(LayerError::Io { .. } | LayerError::Tree(_)) => {
-            OpError::environment(FileActionError { index, cause })
-        }
-        cause => OpError::user(FileActionError { index, cause }),
+impl FileRun {
+    pub(super) fn new(worker: Arc<Worker>, op: &FileOp) -> FileRun {
+        FileRun { worker, op: op.clone() }
     }
 }
 
 #[async_trait]
-impl Op<ImmutableRef> for FileVertex {
-    async fn cache_map(&self, _: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
-        Ok((cache_map(&self.vertex, &self.worker.options.platform)?, true))
-    }
-
-    async fn content_digest(
-        &self,
-        ctx: &OpContext,
-        input: usize,
-        result: &ImmutableRef,
-    ) -> Result<Option<Digest>, OpError> {
-        let Some(selectors) = self.selectors.get(input) else {
-            return Err(OpError::internal(format!("input {input} of a file op is missing")));
-        };
-        digest_content(ctx, result, selectors.clone()).await.map(Some)
-    }
-
-    async fn exec(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
-        let meter = ProgressMeter::shared(&ctx.progress);
-        let mut ready = Vec::with_capacity(inputs.len());
-        for (index, input) in inputs.into_iter().enumerate() {
-            let is_base = |action: &FileAction| action.input == FileInput::Input(u32::try_from(index).unwrap_or(0));
-            let input = match self.op.actions.iter().any(is_base) {
-                // A layer can only be kept on top of what is kept.
-                true => ctx.unless_canceled(input.persist(&meter)).await?.map_err(cache_error)?,
-                false => input,
-            };
-            let view = ctx.unless_canceled(input.view(&meter)).await?.map_err(cache_error)?;
-            ready.push((input, view));
+impl Run for FileRun {
+    async fn run(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
+        let meter = SinkMeter::new(ctx.progress.clone());
+        let mut bases = inputs;
+        for action in &self.op.actions {
+            // A context that is built upon is kept from then on; one that is copied from is read in place.
+            if let FileInput::Input(index) = action.input
+                && let Some(base) = bases.get_mut(index as usize)
+            {
+                *base = base.persist(&meter).await.map_err(failed)?;
+            }
         }
-        let run = Run {
+        let mut views = Vec::with_capacity(bases.len());
+        for base in &bases {
+            views.push(ctx.unless_canceled(base.view(&meter)).await?.map_err(failed)?);
+        }
+        let actions = Actions {
             cache: self.worker.cache.clone(),
-            info: RecordInfo::new(self.vertex.name()),
-            uses: uses(&self.op.actions),
-            inputs: ready,
-            results: Vec::new(),
+            info: RecordInfo::new(ctx.vertex.name.clone()),
             cancel: ctx.cancel.clone(),
-            now: Timestamp::now(),
+            handle: tokio::runtime::Handle::current(),
+            bases,
+            views,
+            meter,
+            made: Vec::new(),
         };
-        let actions = self.op.actions.clone();
-        blocking(move || run.all(&actions)).await
+        let op = self.op.clone();
+        let done = tokio::task::spawn_blocking(move || actions.run(&op)).await;
+        done.map_err(|_| OpError::canceled())?
     }
 }
 
-/// How often each action's result is looked at by others; what is given out counts twice, so that it becomes a layer.
-fn uses(actions: &[FileAction]) -> HashMap<u32, usize> {
-    let mut uses = HashMap::new();
-    for (index, action) in actions.iter().enumerate() {
-        if let FileInput::Action(used) = action.input {
-            *uses.entry(used).or_default() += 1;
+/// What became of an action.
+enum Made {
+    /// Changes not written yet, on top of a base.
+    Stage(Box<Stage>, ImmutableRef),
+    /// Written.
+    Ref(ImmutableRef),
+    /// Handed on to a later action.
+    Taken,
+}
+
+struct Actions {
+    cache: Cache,
+    info: RecordInfo,
+    cancel: CancellationToken,
+    handle: tokio::runtime::Handle,
+    bases: Vec<ImmutableRef>,
+    views: Vec<View>,
+    meter: Arc<dyn Meter>,
+    made: Vec<Made>,
+}
+
+impl Actions {
+    fn run(mut self, op: &FileOp) -> Result<Vec<ImmutableRef>, OpError> {
+        let uses = uses(op);
+        let mut outputs: Vec<(u32, usize)> = Vec::new();
+        for (index, action) in op.actions.iter().enumerate() {
+            let (mut stage, base) = self.stage(action.input, &uses)?;
+            let source = self.view(action.secondary_input)?;
+            self.act(&mut stage, action, &source).map_err(told)?;
+            self.made.push(Made::Stage(Box::new(stage), base));
+            if let Some(output) = action.output {
+                outputs.push((output, index));
+            }
         }
-        // A source is read as a view, so it has to be a layer.
-        if let FileInput::Action(used) = action.secondary_input {
-            *uses.entry(used).or_default() += 2;
+        outputs.sort_unstable();
+        outputs.iter().map(|(_, index)| self.written(*index)).collect()
+    }
+
+    fn act(&self, stage: &mut Stage, action: &FileAction, source: &View) -> Result<(), FileError> {
+        let owner = |chown: &Option<Chown>| {
+            file::find_owner(chown.as_ref(), &mut |input| Ok(self.views.get(input as usize).cloned().unwrap_or_default()))
+        };
+        match &action.kind {
+            FileActionKind::Copy(copy) => {
+                let spool = || tempfile::tempfile_in(self.cache.root().join("ingest"));
+                file::copy(stage, source, copy, owner(&copy.owner)?, &spool)
+            }
+            FileActionKind::Mkfile(make) => file::mkfile(stage, make, owner(&make.owner)?),
+            FileActionKind::Mkdir(make) => file::mkdir(stage, make, owner(&make.owner)?),
+            FileActionKind::Rm(remove) => file::remove(stage, remove),
+            FileActionKind::Symlink(link) => file::symlink(stage, link, owner(&link.owner)?),
         }
-        if action.output.is_some() {
-            *uses.entry(u32::try_from(index).unwrap_or(u32::MAX)).or_default() += 2;
+    }
+
+    /// The stage an action changes, with the ref it stands on.
+    fn stage(&mut self, input: FileInput, uses: &[usize]) -> Result<(Stage, ImmutableRef), OpError> {
+        let base = match input {
+            FileInput::Scratch => self.cache.scratch(),
+            FileInput::Input(index) => self.bases.get(index as usize).cloned().ok_or_else(|| out_of_range(index))?,
+            FileInput::Action(index) => {
+                let at = index as usize;
+                if uses.get(at) == Some(&1) {
+                    let made = self.made.get_mut(at).ok_or_else(|| out_of_range(index))?;
+                    if let Made::Stage(stage, base) = std::mem::replace(made, Made::Taken) {
+                        return Ok((*stage, base));
+                    }
+                }
+                self.written(at)?
+            }
+        };
+        let view = self.handle.block_on(base.view(&self.meter)).map_err(failed)?;
+        Ok((Stage::new(view, Timestamp::now()), base))
+    }
+
+    fn view(&mut self, input: FileInput) -> Result<View, OpError> {
+        match input {
+            FileInput::Scratch => Ok(View::default()),
+            FileInput::Input(index) => self.views.get(index as usize).cloned().ok_or_else(|| out_of_range(index)),
+            FileInput::Action(index) => {
+                let written = self.written(index as usize)?;
+                self.handle.block_on(written.view(&self.meter)).map_err(failed)
+            }
         }
+    }
+
+    /// The result of an action as a ref.
+    fn written(&mut self, index: usize) -> Result<ImmutableRef, OpError> {
+        let out_of_range = || out_of_range(u32::try_from(index).unwrap_or(u32::MAX));
+        let made = self.made.get_mut(index).ok_or_else(out_of_range)?;
+        let written = match std::mem::replace(made, Made::Taken) {
+            Made::Ref(found) => found,
+            Made::Taken => return Err(OpError::internal("the result of a file action was handed on already")),
+            Made::Stage(stage, base) => {
+                let ingest = self.cache.content().ingest().map_err(failed)?;
+                let cancelled = || self.cancel.is_cancelled();
+                let (ingest, layer) = stage.write(ingest, &cancelled).map_err(told)?;
+                self.cache.add_tar_layer(&base, ingest, layer, self.info.clone()).map_err(failed)?
+            }
+        };
+        self.made[index] = Made::Ref(written.clone());
+        Ok(written)
+    }
+}
+
+/// How often the result of each action is used.
+fn uses(op: &FileOp) -> Vec<usize> {
+    let mut uses = vec![0; op.actions.len()];
+    for action in &op.actions {
+        if let FileInput::Action(index) = action.input
+            && let Some(count) = uses.get_mut(index as usize)
+        {
+            *count += 1;
+        }
+        if let FileInput::Action(index) = action.secondary_input
+            && let Some(count) = uses.get_mut(index as usize)
+        {
+            *count += 2;
+        }
+    }
+    for (count, action) in uses.iter_mut().zip(&op.actions) {
+        *count += usize::from(action.output.is_some()) * 2;
     }
     uses
 }
 
-/// The result of an action.
-enum State {
-    /// Changes on top of a ref that only the next action will see.
-    Staged(ImmutableRef, Stage),
-    /// A ref of its own.
-    Kept(ImmutableRef, View),
-    /// Went on into the next action.
-    Taken,
+fn out_of_range(index: u32) -> OpError {
+    OpError::user(format!("index {index} of a file action is out of range"))
 }
 
-/// One run of a file op.
-struct Run {
-    cache: Cache,
-    info: RecordInfo,
-    uses: HashMap<u32, usize>,
-    inputs: Vec<(ImmutableRef, View)>,
-    results: Vec<State>,
-    cancel: CancellationToken,
-    now: Timestamp,
-}
-
-impl Run {
-    fn all(mut self, actions: &[FileAction]) -> Result<Vec<ImmutableRef>, OpError> {
-        let mut outputs: Vec<(u32, ImmutableRef)> = Vec::new();
-        for (index, action) in actions.iter().enumerate() {
-            if self.cancel.is_cancelled() {
-                return Err(OpError::canceled());
-            }
-            let (base, mut stage) = self.stage(action.input)?;
-            self.act(&mut stage, action).map_err(|cause| action_error(index, cause))?;
-            let number = u32::try_from(index).unwrap_or(u32::MAX);
-            let state = if self.uses.get(&number).copied().unwrap_or(0) > 1 {
-                let (made, view) = self.keep(&base, &stage, index)?;
-                if let Some(output) = action.output {
-                    outputs.push((output, made.clone()));
-                }
-                State::Kept(made, view)
-            } else {
-                State::Staged(base, stage)
-            };
-            self.results.push(state);
-        }
-        outputs.sort_by_key(|(output, _)| *output);
-        let in_order = outputs.iter().enumerate().all(|(at, (output, _))| at == *output as usize);
-        if outputs.is_empty() || !in_order {
-            return Err(OpError::user("the outputs of a file op are not numbered from 0 without gaps"));
-        }
-        Ok(outputs.into_iter().map(|(_, made)| made).collect())
-    }
-
-    /// What an action is to work on.
-    fn stage(&mut self, input: FileInput) -> Result<(ImmutableRef, Stage), OpError> {
-        let missing = || OpError::user("a file action works on a result that is not there");
-        match input {
-            FileInput::Scratch => Ok((self.cache.scratch(), Stage::new(View::default(), self.now))),
-            FileInput::Input(index) => {
-                let (base, view) = self.inputs.get(index as usize).ok_or_else(missing)?;
-                Ok((base.clone(), Stage::new(view.clone(), self.now)))
-            }
-            FileInput::Action(index) => {
-                let state = self.results.get_mut(index as usize).ok_or_else(missing)?;
-                match std::mem::replace(state, State::Taken) {
-                    State::Staged(base, stage) => Ok((base, stage)),
-                    State::Kept(made, view) => {
-                        *state = State::Kept(made.clone(), view.clone());
-                        Ok((made, Stage::new(view, self.now)))
-                    }
-                    State::Taken => Err(missing()),
-                }
-            }
-        }
-    }
-
-    fn view(&self, input: FileInput) -> Result<View, FileError> {
-        let found = match input {
-            FileInput::Scratch => Some(View::default()),
-            FileInput::Input(index) => self.inputs.get(index as usize).map(|(_, view)| view.clone()),
-            FileInput::Action(index) => match self.results.get(index as usize) {
-                Some(State::Kept(_, view)) => Some(view.clone()),
-                Some(State::Staged(..) | State::Taken) | None => None,
-            },
-        };
-        found.ok_or_else(|| FileError::NotFound { path: format!("the result that {input:?} names") })
-    }
-
-    fn owner(&self, chown: Option<&Chown>) -> Result<Option<Ids>, FileError> {
-        file::find_owner(chown, &mut |index| {
-            let inputs = u32::try_from(self.inputs.len()).unwrap_or(u32::MAX);
-            self.view(match index.checked_sub(inputs) {
-                None => FileInput::Input(index),
-                Some(action) => FileInput::Action(action),
-            })
-        })
-    }
-
-    fn act(&self, stage: &mut Stage, action: &FileAction) -> Result<(), FileError> {
-        match &action.kind {
-            FileActionKind::Mkdir(mkdir) => file::mkdir(stage, mkdir, self.owner(mkdir.owner.as_ref())?),
-            FileActionKind::Mkfile(mkfile) => file::mkfile(stage, mkfile, self.owner(mkfile.owner.as_ref())?),
-            FileActionKind::Symlink(link) => file::symlink(stage, link, self.owner(link.owner.as_ref())?),
-            FileActionKind::Rm(rm) => file::remove(stage, rm),
-            FileActionKind::Copy(copy) => {
-                let source = self.view(action.secondary_input)?;
-                let spool = || tempfile::tempfile_in(self.cache.root().join("ingest"));
-                file::copy(stage, &source, copy, self.owner(copy.owner.as_ref())?, &spool)
-            }
-        }
-    }
-
-    /// Writes a stage as a layer.
-    fn keep(&self, base: &ImmutableRef, stage: &Stage, index: usize) -> Result<(ImmutableRef, View), OpError> {
-        let ingest = self.cache.content().ingest().map_err(cache_error)?;
-        let out = BufWriter::with_capacity(WRITE_BYTES, ingest);
-        let cancelled = || self.cancel.is_cancelled();
-        let (mut out, layer) = stage.write(out, &cancelled).map_err(|cause| action_error(index, cause))?;
-        out.flush().map_err(|source| write_error(source))?;
-        let ingest = out.into_inner().map_err(|error| write_error(error.into_error()))?;
-        let made = self.cache.add_tar_layer(base, ingest, layer, self.info.clone()).map_err(cache_error)?;
-        let view = made.ready_view().ok_or_else(|| OpError::internal("a layer just written cannot be read"))?;
-        Ok((made, view))
-    }
-}
-
-fn write_error(source: std::io::Error) -> OpError {
-    match source.downcast::<CacheError>() {
-        Ok(error) => cache_error(error),
-        Err(source) => OpError::environment(source),
+fn told(cause: FileError) -> OpError {
+    match cause {
+        FileError::Cancelled => OpError::canceled(),
+        cause => OpError::user(cause),
     }
 }

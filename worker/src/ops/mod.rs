@@ -10,7 +10,8 @@
 //! Keys of all but sources are computed by `llb::cache`, to the byte as BuildKit has them.
 
 mod combine;
-pub(crate) mod file;
+mod file;
+pub(crate) mod keyed;
 
 use std::sync::Arc;
 
@@ -21,8 +22,9 @@ use llb::Vertex;
 use oci::Platform;
 use solver::{CacheMap, Dep, Op, OpError, Ops};
 
+use crate::ops::keyed::KeyedOp;
 use crate::source::image::ImageOp;
-use crate::source::local::LocalOp;
+use crate::source::local_op::LocalSource;
 use crate::worker::Worker;
 
 /// A failure of the store, as that of an op.
@@ -47,14 +49,16 @@ impl Ops<ImmutableRef> for Worker {
                 "docker-image" | "oci-layout" => {
                     Arc::new(ImageOp::new(worker, source, vertex.platform.as_ref())?)
                 }
-                "local" => Arc::new(LocalOp::new(worker, source)?),
+                "local" => Arc::new(LocalSource::new(worker, source)?),
                 other => return Err(OpError::user(format!("source {other}:// is not supported"))),
             },
             llb::Op::Merge(_) | llb::Op::Diff(_) | llb::Op::Passthrough(_) => {
                 Arc::new(combine::CombineOp::new(worker, vertex))
             }
             llb::Op::Exec(_) => return Err(OpError::user("running processes is not supported")),
-            llb::Op::File(op) => Arc::new(file::FileVertex::new(worker, vertex, op)?),
+            llb::Op::File(op) => {
+                Arc::new(KeyedOp::new(self, vertex, file::FileRun::new(worker, op))?)
+            }
             llb::Op::Build(_) => return Err(OpError::user("building a definition found in a result is not supported")),
         })
     }

@@ -7,5 +7,6 @@
 //! | `oci-layout://` | `image`, read by `oci_layout` | the same |
 
 pub mod local;
+pub(crate) mod local_op;
 pub(crate) mod oci_layout;
 pub mod image;

@@ -14,7 +14,5 @@
 mod follow;
 mod filter;
 mod read;
-mod op;
 
-pub(crate) use op::LocalOp;
 pub use read::{ContextError, ContextOptions, read_context};

@@ -1,0 +1,87 @@
+//! A directory of the caller as an op: its key is this build's alone, so it is matched by content only.
+//!
+//! The key is the digest of the session, the name and the filters: two vertices of one build that ask the same are one.
+use super::local::{ContextOptions, read_context};
+use crate::{Session, Worker};
+use async_trait::async_trait;
+use cache::{ImmutableRef, RecordInfo, RecordKind};
+use llb::{attr, op::SourceOp};
+use oci::Digest;
+use solver::{CacheMap, Op, OpContext, OpError};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// A local source.
+pub(crate) struct LocalSource {
+    worker: Arc<Worker>,
+    name: String,
+    options: ContextOptions,
+    key: String,
+}
+
+impl LocalSource {
+    pub(crate) fn new(worker: Arc<Worker>, op: &SourceOp) -> Result<LocalSource, OpError> {
+        if op.attr(attr::LOCAL_METADATA_TRANSFER).is_some_and(|value| value == "true") {
+            return Err(OpError::user("local.metadatatransfer is not supported yet"));
+        }
+        let list = |name: &str| match op.attr(name) {
+            None | Some("") => Ok(Vec::new()),
+            Some(text) => serde_json::from_str::<Option<Vec<String>>>(text)
+                .map(Option::unwrap_or_default)
+                .map_err(|cause| OpError::user(format!("{name} of {} is no list of strings: {cause}", op.identifier))),
+        };
+        let options = ContextOptions {
+            include_patterns: list(attr::LOCAL_INCLUDE_PATTERNS)?,
+            exclude_patterns: list(attr::LOCAL_EXCLUDE_PATTERNS)?,
+            follow_paths: list(attr::LOCAL_FOLLOW_PATHS)?,
+            stat_cache: None,
+        };
+        let session = op.attr(attr::LOCAL_SESSION).unwrap_or_default();
+        let unique = op.attr(attr::LOCAL_UNIQUE).unwrap_or_default();
+        let key = format!("local\0{session}\0{unique}\0{}\0{options:?}", op.identifier);
+        Ok(LocalSource { worker, name: op.rest().to_owned(), options, key })
+    }
+}
+
+/// Where the digests of a context are kept from build to build.
+fn stat_cache(root: &Path, folder: &Path) -> PathBuf {
+    let name = Digest::of(folder.as_os_str().as_encoded_bytes()).hex();
+    root.join("contexts").join(&name[..32])
+}
+
+#[async_trait]
+impl Op<ImmutableRef> for LocalSource {
+    async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
+        let scope = Session::of(ctx)?;
+        let digest = Digest::of(format!("{}\0{}", scope.caller().id(), self.key).as_bytes());
+        Ok((CacheMap { digest, deps: Vec::new(), is_local: true, explain: String::new() }, true))
+    }
+
+    async fn content_digest(&self, _: &OpContext, _: usize, _: &ImmutableRef) -> Result<Option<Digest>, OpError> {
+        Ok(None)
+    }
+
+    async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
+        let scope = Session::of(ctx)?;
+        let folder = scope.caller().local_dir(&self.name).ok_or_else(|| {
+            OpError::user(format!("no access allowed to dir {:?}: the client does not offer it", self.name))
+        })?;
+        let kept = self.worker.cache.root().join("contexts");
+        std::fs::create_dir_all(&kept).map_err(OpError::environment)?;
+        let mut options = self.options.clone();
+        options.stat_cache = Some(stat_cache(self.worker.cache.root(), &folder.path));
+        let activity = ctx.progress.begin(format!("transferring {}:", self.name), "transferring");
+        let path = folder.path.clone();
+        let read = tokio::task::spawn_blocking(move || read_context(&path, &options));
+        let tree = ctx.unless_canceled(read).await?.map_err(|_| OpError::canceled())?.map_err(OpError::user)?;
+        drop(activity);
+        let info = RecordInfo {
+            kind: RecordKind::SourceLocal,
+            description: format!("local source for {}", self.name),
+        };
+        let made = self.worker.cache.add_external(&folder.path, tree, info).map_err(crate::ops::cache_error)?;
+        Ok(vec![made])
+    }
+}
