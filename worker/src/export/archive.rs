@@ -18,7 +18,7 @@ use solver::progress::Sink;
 use super::attrs::{Attrs, Place};
 use super::image::BuiltImage;
 use super::{Dest, ExportError, blocking};
-use crate::meter::ProgressMeter;
+use crate::meter::SinkMeter;
 use crate::worker::Worker;
 
 /// The annotation with an image's full name.
@@ -37,7 +37,7 @@ pub(super) async fn give(
     dest: Dest,
     sink: &Sink,
 ) -> Result<(), ExportError> {
-    let meter = ProgressMeter::shared(sink);
+    let meter = SinkMeter::new(sink.clone());
     built.fetch_layers(&worker.cache, &meter).await?;
     let _activity = sink.begin("sending tarball", "sending");
     let (cache, attrs) = (worker.cache.clone(), attrs.clone());

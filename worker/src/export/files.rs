@@ -19,7 +19,7 @@ use tree::{Entry, Kind, Root, RootPath, Timestamp};
 
 use super::attrs::Attrs;
 use super::{Dest, ExportError, Source, blocking};
-use crate::meter::ProgressMeter;
+use crate::meter::SinkMeter;
 use crate::worker::Worker;
 
 /// One platform's files and the folder they go into; empty for none.
@@ -36,7 +36,7 @@ pub(super) async fn give(
     dest: Dest,
     sink: &Sink,
 ) -> Result<(), ExportError> {
-    let meter = ProgressMeter::shared(sink);
+    let meter = SinkMeter::new(sink.clone());
     let is_split = attrs.platform_split.unwrap_or(source.is_index || source.platforms.len() > 1);
     let mut parts = Vec::new();
     for platform in &source.platforms {

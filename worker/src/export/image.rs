@@ -18,7 +18,7 @@ use solver::progress::Sink;
 
 use super::attrs::{Attrs, Place};
 use super::{Done, ExportError, Image, PlatformResult, Source, blocking, config};
-use crate::meter::ProgressMeter;
+use crate::meter::SinkMeter;
 use crate::worker::Worker;
 
 /// One layer as the image has it.
@@ -55,7 +55,7 @@ pub(super) async fn build(
     attrs: &Attrs,
     sink: &Sink,
 ) -> Result<BuiltImage, ExportError> {
-    let meter = ProgressMeter::shared(sink);
+    let meter = SinkMeter::new(sink.clone());
     let manifests = {
         let _activity = sink.begin("exporting layers", "exporting");
         try_join_all(source.platforms.iter().map(|platform| one(worker, platform, attrs, &meter))).await?
@@ -221,7 +221,7 @@ impl BuiltImage {
 
     /// Names it in the builder's own store.
     pub(super) async fn name(&self, worker: &Worker, attrs: &Attrs, sink: &Sink) -> Result<(), ExportError> {
-        let meter = ProgressMeter::shared(sink);
+        let meter = SinkMeter::new(sink.clone());
         let mut names: Vec<String> = attrs.names.iter().map(ToString::to_string).collect();
         if attrs.name_canonical {
             let canonical = attrs.names.iter().map(|name| format!("{}@{}", name.name(), self.target.digest));

@@ -14,7 +14,7 @@ use tokio::io::AsyncRead;
 use super::ExportError;
 use super::attrs::Attrs;
 use super::image::{BuiltImage, BuiltLayer};
-use crate::meter::ProgressMeter;
+use crate::meter::SinkMeter;
 use crate::worker::{Session, Worker};
 
 /// How many blobs are sent at the same time.
@@ -96,7 +96,7 @@ async fn send(
     // What was pulled and never read is not here; it is needed only if the registry lacks it.
     let is_here = worker.cache.content().touch(&digest)?;
     if let (false, Some(stored)) = (is_here, blob.layer.as_ref().and_then(|layer| layer.stored.as_ref())) {
-        let meter = ProgressMeter::shared(sink);
+        let meter = SinkMeter::new(sink.clone());
         worker.cache.ensure_blob(&stored.layer, &stored.descriptor, &meter).await?;
     }
     let activity = parking_lot::Mutex::new(sink.begin(format!("pushing {digest}"), "pushing"));
