@@ -14,17 +14,18 @@ use session::{LocalCaller, LocalOptions, SessionId};
 use solver::progress::{Sink, VertexInfo};
 use tree::{Entry, Kind, RootPath};
 use worker::export::{Dest, Done, Kind as Exporter, PlatformResult, Request, Source, export};
-use worker::{ImagePlace, Options, ResolveMode, Session, Worker};
+use worker::{Entitlements, ImagePlace, Options, ResolveMode, Session, Worker};
 
 struct Fixture {
     folder: tempfile::TempDir,
     worker: Arc<Worker>,
 }
 
-fn session(layout: Option<&Path>) -> Session {
+fn session(fixture: &Fixture, layout: Option<&Path>) -> Session {
     let oci_layouts = layout.map(|path| ("base".to_owned(), path.to_owned())).into_iter().collect();
     let options = LocalOptions { oci_layouts, ..LocalOptions::default() };
-    Session::new(Arc::new(LocalCaller::new(SessionId::new("test"), options)))
+    let caller = Arc::new(LocalCaller::new(SessionId::new("test"), options));
+    Session::new(caller, &fixture.worker.cache, Entitlements::default())
 }
 
 fn fixture() -> Fixture {
@@ -67,7 +68,7 @@ fn source(result: ImmutableRef, epoch: Option<i64>) -> Source {
 async fn give(fixture: &Fixture, kind: Exporter, attrs: &[(&str, &str)], dest: Option<Dest>, source: &Source) -> Done {
     let attrs: BTreeMap<_, _> = attrs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     let request = Request { kind, attrs, dest };
-    export(&fixture.worker, &session(None), request, source, &sink()).await.expect("an export")
+    export(&fixture.worker, &session(fixture, None), request, source, &sink()).await.expect("an export")
 }
 
 fn two_layers(cache: &Cache) -> ImmutableRef {
@@ -144,7 +145,7 @@ async fn a_layout_is_a_base_without_being_copied() {
     give(&fixture, Exporter::Oci, &[("name", "base:v1")], Some(Dest::Dir(layout.clone())), &built).await;
 
     let fresh = self::fixture();
-    let session = session(Some(&layout));
+    let session = session(&fresh, Some(&layout));
     let reference = Reference::parse_normalized("base:v1").expect("a reference");
     let platform = Platform::parse("linux/amd64").expect("a platform");
     let place = ImagePlace::OciLayout { store: "base".into() };
@@ -211,7 +212,7 @@ async fn a_pushed_image_is_a_lazy_base_elsewhere() {
     let fresh = self::fixture();
     let reference = Reference::parse_normalized(&name).expect("a reference");
     let platform = Platform::parse("linux/amd64").expect("a platform");
-    let session = session(None);
+    let session = session(&fresh, None);
     let (pulled, config) =
         fresh.worker.image_ref(&session, &reference, &platform, &sink()).await.expect("it can be pulled");
     assert_eq!(config.rootfs.diff_ids.len(), 2);
