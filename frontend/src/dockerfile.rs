@@ -43,41 +43,48 @@ async fn from_entry(gateway: &dyn Gateway, options: &Options, entry: &Entry) -> 
         options.platforms.iter().map(Some).collect()
     };
     let mut known = Known::default();
-    let mut answers = Vec::with_capacity(asked.len());
-    for (number, platform) in asked.into_iter().enumerate() {
-        let (lowered, findings) = one_platform(gateway, options, entry, platform, &mut known).await?;
+    for _ in 0..MAX_ROUNDS {
+        let (mut questions, mut names, mut lowered) = (Vec::new(), Vec::new(), Vec::new());
+        for platform in &asked {
+            match attempt(options, entry, *platform, &known)? {
+                Attempt::Done(done, findings) => lowered.push((*platform, *done, findings)),
+                Attempt::Ask(open, stages) => {
+                    questions.extend(open);
+                    names = stages;
+                }
+            }
+        }
+        if questions.is_empty() {
+            return Ok(finish(gateway, options, entry, lowered));
+        }
+        known.ask(gateway, options, questions, &names).await?;
+    }
+    Err(Error::invalid(
+        "base images name each other without end in their ONBUILD triggers",
+    ))
+}
+
+/// Warns, and puts the answer together.
+fn finish(
+    gateway: &dyn Gateway,
+    options: &Options,
+    entry: &Entry,
+    lowered: Vec<(Option<&Platform>, Lowered, Vec<Finding>)>,
+) -> Answer {
+    let mut platforms = Vec::with_capacity(lowered.len());
+    for (number, (platform, lowered, findings)) in lowered.into_iter().enumerate() {
         // Every platform finds the same.
         if number == 0 {
             findings
                 .into_iter()
                 .for_each(|finding| gateway.warn(warning(finding, entry)));
         }
-        answers.push(answer(options, platform, lowered));
+        platforms.push(answer(options, platform, lowered));
     }
-    Ok(Answer {
-        platforms: answers,
+    Answer {
+        platforms,
         is_multi_platform: options.is_multi_platform(),
-    })
-}
-
-/// Plans and asks until nothing is missing, then lowers.
-async fn one_platform(
-    gateway: &dyn Gateway,
-    options: &Options,
-    entry: &Entry,
-    platform: Option<&Platform>,
-    known: &mut Known,
-) -> Result<(Lowered, Vec<Finding>), Error> {
-    for _ in 0..MAX_ROUNDS {
-        let (questions, names) = match attempt(options, entry, platform, known)? {
-            Attempt::Done(lowered, findings) => return Ok((*lowered, findings)),
-            Attempt::Ask(questions, names) => (questions, names),
-        };
-        known.ask(gateway, options, questions, &names).await?;
     }
-    Err(Error::invalid(
-        "base images name each other without end in their ONBUILD triggers",
-    ))
 }
 
 enum Attempt {

@@ -1,5 +1,6 @@
 //! Why a Dockerfile cannot be built: what is wrong, where, and what may have been meant.
 
+use std::fmt;
 use std::sync::Arc;
 
 use llb::Range;
@@ -9,18 +10,29 @@ use crate::gateway::GatewayError;
 use crate::options::OptionsError;
 
 /// A mistake, with the lines it is in.
-#[derive(Debug, thiserror::Error)]
-#[error("{kind}")]
+#[derive(Debug)]
 pub struct Error {
     /// What is wrong.
-    #[source]
-    pub kind: ErrorKind,
+    pub kind: Box<ErrorKind>,
     /// Which lines of the Dockerfile; empty when it is not about any.
     pub ranges: Vec<Range>,
     /// The Dockerfile, once it is known.
     pub source_map: Option<Arc<SourceMap>>,
     /// What may have been meant, or what to do.
     pub hint: Option<String>,
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.kind, f)
+    }
+}
+
+impl std::error::Error for Error {
+    /// What is behind the kind, which is this error itself.
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&*self.kind)
+    }
 }
 
 /// What is wrong.
@@ -47,7 +59,7 @@ pub enum ErrorKind {
         target: String,
     },
     /// A base image that cannot be had.
-    #[error("cannot resolve image {reference}: {source}")]
+    #[error("cannot resolve image {reference}")]
     Image {
         /// Its name, as written.
         reference: String,
@@ -55,7 +67,7 @@ pub enum ErrorKind {
         source: GatewayError,
     },
     /// A file that cannot be read.
-    #[error("cannot read {what}: {source}")]
+    #[error("cannot read {what}")]
     Read {
         /// Which.
         what: String,
@@ -112,7 +124,7 @@ impl Error {
 impl<E: Into<ErrorKind>> From<E> for Error {
     fn from(kind: E) -> Self {
         Self {
-            kind: kind.into(),
+            kind: Box::new(kind.into()),
             ranges: Vec::new(),
             source_map: None,
             hint: None,

@@ -51,6 +51,26 @@ pub(crate) struct Lowered {
     pub(crate) epoch: Option<i64>,
 }
 
+/// How many bytes histories, arguments and environments may have together. Each RUN holds a copy of the
+/// whole environment, so a small file could ask for any amount of memory.
+const MAX_BYTES: usize = 128 << 20;
+
+/// What is left of [`MAX_BYTES`].
+#[derive(Debug)]
+pub(crate) struct Budget(usize);
+
+impl Budget {
+    /// Takes bytes, or fails.
+    pub(crate) fn take(&mut self, bytes: usize) -> Result<(), Error> {
+        self.0 = self.0.checked_sub(bytes).ok_or_else(|| {
+            Error::invalid(format!(
+                "steps, environments and history have more than {MAX_BYTES} bytes together"
+            ))
+        })?;
+        Ok(())
+    }
+}
+
 /// Paths that are used of a file system; empty means none.
 pub(crate) type Paths = BTreeSet<String>;
 
@@ -62,10 +82,11 @@ pub(crate) fn lower(given: &Given<'_>, entry: &Entry, mut plan: Plan) -> Result<
     let mut paths: Vec<Paths> = plan.nodes.iter().map(|_| Paths::new()).collect();
     let mut stages: Vec<Option<Stage>> = plan.nodes.iter().map(|_| None).collect();
     let mut locals = Vec::new();
+    let mut budget = Budget(MAX_BYTES);
 
     // Images and contexts that are no stages of their own are there from the beginning.
-    for at in 0..plan.nodes.len() {
-        if let Some(root) = plan.nodes[at].root.take() {
+    for (at, node) in plan.nodes.iter_mut().enumerate() {
+        if let Some(root) = node.root.take() {
             let mut stage = Stage::of_root(at, root);
             locals.extend(stage.local.take().map(|local| (at, local)));
             stages[at] = Some(stage);
@@ -106,6 +127,7 @@ pub(crate) fn lower(given: &Given<'_>, entry: &Entry, mut plan: Plan) -> Result<
             context_paths: &mut context_paths,
             paths: &mut paths,
             is_onbuild: false,
+            budget: &mut budget,
         };
         stage
             .begin(&mut scope)

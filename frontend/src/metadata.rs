@@ -96,7 +96,7 @@ impl Known {
         .await?;
         for answer in answers {
             match answer {
-                Answer::Image(request, found) => self.images.push((request, found)),
+                Answer::Image(found) => self.images.push(*found),
                 Answer::Ignore(context, patterns) => self.ignores.push((context, patterns)),
             }
         }
@@ -105,7 +105,7 @@ impl Known {
 }
 
 enum Answer {
-    Image(ImageRequest, ResolvedImage),
+    Image(Box<(ImageRequest, ResolvedImage)>),
     Ignore(String, Vec<String>),
 }
 
@@ -126,7 +126,7 @@ async fn answer(
             written,
             ranges,
         } => match gateway.resolve_image(&request).await {
-            Ok(found) => Ok(Answer::Image(request, found)),
+            Ok(found) => Ok(Answer::Image(Box::new((request, found)))),
             Err(source) => {
                 let hint = suggest::hint(&written, names.iter().map(String::as_str).chain(COMMON_IMAGES));
                 Err(Error::from(ErrorKind::Image {

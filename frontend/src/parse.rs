@@ -68,7 +68,9 @@ pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
                 Some(stage) => stage.instructions.push(*instruction),
                 None if matches!(instruction.kind, Kind::Arg(_)) => dockerfile.global_args.push(*instruction),
                 None => {
-                    return Err(Error::invalid("no stage has begun: FROM comes first").at(&instruction.ranges));
+                    return Err(
+                        Error::invalid("no stage has begun: FROM comes first").at(&instruction.ranges)
+                    );
                 }
             },
         }

@@ -305,12 +305,21 @@ impl Planner<'_> {
                 graph.add_edge(indices[*source], indices[at], ());
             }
         }
-        petgraph::algo::toposort(&graph, None)
-            .map(|_| ())
-            .map_err(|cycle| {
-                let node = &self.nodes[graph[cycle.node_id()]];
-                Error::invalid(format!("stage {} needs itself", node.name)).at(&node.stage.ranges)
-            })
+        let Some(cycle) = petgraph::algo::kosaraju_scc(&graph)
+            .into_iter()
+            .find(|group| group.len() > 1)
+        else {
+            return Ok(());
+        };
+        let mut members: Vec<usize> = cycle.iter().map(|index| graph[*index]).collect();
+        members.sort_unstable();
+        let names: Vec<&str> = members.iter().map(|at| self.nodes[*at].name.as_str()).collect();
+        let commands = members.iter().flat_map(|at| &self.nodes[*at].commands);
+        let inside = commands.filter(|command| command.sources.iter().any(|source| members.contains(source)));
+        let ranges: Vec<Range> = inside
+            .flat_map(|command| command.instruction.ranges.clone())
+            .collect();
+        Err(Error::invalid(format!("stages need each other: {}", names.join(", "))).at(&ranges))
     }
 
     fn reachable(&self, target: usize) -> BTreeSet<usize> {
@@ -375,8 +384,7 @@ impl Planner<'_> {
         }
         let mut commands = Vec::with_capacity(texts.len());
         for text in &texts {
-            let stage = self.nodes[at].stage.clone();
-            let instruction = parse_trigger(text, &stage, &Lint::silent())?;
+            let instruction = parse_trigger(text, &self.nodes[at].stage, &Lint::silent())?;
             commands.push(self.command(at, instruction, true)?);
         }
         let names_others = commands.iter().any(|command| !command.sources.is_empty());

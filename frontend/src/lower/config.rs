@@ -36,7 +36,7 @@ impl Stage {
 
     pub(super) fn env(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         pairs: &[Pair],
     ) -> Result<(), Error> {
@@ -47,13 +47,12 @@ impl Stage {
             self.env.set(&name, &value);
             set_in_image(&mut self.image.config.env, &name, &value);
         }
-        self.commit(scope, text, false);
-        Ok(())
+        self.commit(scope, text, false)
     }
 
     pub(super) fn label(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         pairs: &[Pair],
     ) -> Result<(), Error> {
@@ -62,13 +61,12 @@ impl Stage {
             text.push_str(&format!(" {key}={value}"));
             self.image.config.labels.insert(key, value);
         }
-        self.commit(scope, text, false);
-        Ok(())
+        self.commit(scope, text, false)
     }
 
     pub(super) fn arg(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         args: &[Arg],
     ) -> Result<(), Error> {
@@ -93,8 +91,7 @@ impl Stage {
                 value,
             });
         }
-        self.commit(scope, format!("ARG {}", texts.join(" ")), false);
-        Ok(())
+        self.commit(scope, format!("ARG {}", texts.join(" ")), false)
     }
 
     /// The words of a command, in shell form behind the shell; the shell form is reported where it matters.
@@ -128,7 +125,7 @@ impl Stage {
 
     pub(super) fn cmd(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         command: &CommandLine,
     ) -> Result<(), Error> {
@@ -138,13 +135,12 @@ impl Stage {
         let text = format!("CMD {}", format::quoted(&words));
         self.image.config.cmd = words;
         self.image.config.args_escaped = true;
-        self.commit(scope, text, false);
-        Ok(())
+        self.commit(scope, text, false)
     }
 
     pub(super) fn entrypoint(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         command: &CommandLine,
     ) -> Result<(), Error> {
@@ -157,13 +153,12 @@ impl Stage {
         if self.seen.cmd.is_none() {
             self.image.config.cmd.clear();
         }
-        self.commit(scope, text, false);
-        Ok(())
+        self.commit(scope, text, false)
     }
 
     pub(super) fn healthcheck(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         check: &Healthcheck,
     ) -> Result<(), Error> {
@@ -179,13 +174,12 @@ impl Stage {
             check.retries,
         );
         self.image.config.healthcheck = Some(check.clone());
-        self.commit(scope, text, false);
-        Ok(())
+        self.commit(scope, text, false)
     }
 
     pub(super) fn expose(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         words: &[String],
     ) -> Result<(), Error> {
@@ -216,13 +210,12 @@ impl Stage {
                 .exposed_ports
                 .insert(port.clone(), Default::default());
         }
-        self.commit(scope, format!("EXPOSE {}", format::plain(&exposed)), false);
-        Ok(())
+        self.commit(scope, format!("EXPOSE {}", format::plain(&exposed)), false)
     }
 
     pub(super) fn volume(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         words: &[String],
     ) -> Result<(), Error> {
@@ -236,26 +229,24 @@ impl Stage {
                 .volumes
                 .insert(volume.clone(), Default::default());
         }
-        self.commit(scope, format!("VOLUME {}", format::plain(&volumes)), false);
-        Ok(())
+        self.commit(scope, format!("VOLUME {}", format::plain(&volumes)), false)
     }
 
     pub(super) fn user(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         user: &str,
     ) -> Result<(), Error> {
         let user = self.expand(scope, instruction, user)?;
         self.user.clone_from(&user);
         self.image.config.user.clone_from(&user);
-        self.commit(scope, format!("USER {user}"), false);
-        Ok(())
+        self.commit(scope, format!("USER {user}"), false)
     }
 
     pub(super) fn stop_signal(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         signal: &str,
     ) -> Result<(), Error> {
@@ -264,20 +255,17 @@ impl Stage {
             return Err(Error::invalid(format!("there is no signal {signal:?}")));
         }
         self.image.config.stop_signal.clone_from(&signal);
-        self.commit(scope, format!("STOPSIGNAL {signal}"), false);
-        Ok(())
+        self.commit(scope, format!("STOPSIGNAL {signal}"), false)
     }
 
-    pub(super) fn shell(&mut self, scope: &Scope<'_>, shell: &[String]) -> Result<(), Error> {
+    pub(super) fn shell(&mut self, scope: &mut Scope<'_>, shell: &[String]) -> Result<(), Error> {
         self.image.config.shell = shell.to_vec();
-        self.commit(scope, format!("SHELL {}", format::plain(shell)), false);
-        Ok(())
+        self.commit(scope, format!("SHELL {}", format::plain(shell)), false)
     }
 
-    pub(super) fn maintainer(&mut self, scope: &Scope<'_>, author: &str) -> Result<(), Error> {
+    pub(super) fn maintainer(&mut self, scope: &mut Scope<'_>, author: &str) -> Result<(), Error> {
         author.clone_into(&mut self.image.author);
-        self.commit(scope, format!("MAINTAINER {author}"), false);
-        Ok(())
+        self.commit(scope, format!("MAINTAINER {author}"), false)
     }
 }
 

@@ -136,7 +136,7 @@ impl Stage {
 
     fn lower_copy(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         request: &Request,
     ) -> Result<(), Error> {
@@ -221,8 +221,7 @@ impl Stage {
             }
             .state(constraints)
         };
-        self.commit(scope, format!("{history} # buildkit"), true);
-        Ok(())
+        self.commit(scope, format!("{history} # buildkit"), true)
     }
 }
 

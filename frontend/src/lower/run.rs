@@ -34,6 +34,12 @@ impl Stage {
         self.add_mounts(scope, &mounts, sources, &mut spec)?;
         self.settings(scope, run, &args, &mut spec);
 
+        let sizes = [&spec.meta.args, &spec.meta.env]
+            .into_iter()
+            .flatten()
+            .map(String::len);
+        scope.budget.take(sizes.sum())?;
+
         let text = names::upper_keyword(&self.shown(scope, &shown, &mounts));
         // The platform of the file system, which a stage that began with nothing does not have.
         let platform = self.state_platform.clone();
@@ -47,8 +53,7 @@ impl Stage {
             .limited(scope.given.options.resources.clone());
         self.state = spec.run(constraints).root();
         let history = self.history(&args);
-        self.commit(scope, format!("RUN {history} # buildkit"), true);
-        Ok(())
+        self.commit(scope, format!("RUN {history} # buildkit"), true)
     }
 
     /// The arguments, and the text that is shown. A script from a heredoc may become a mount.

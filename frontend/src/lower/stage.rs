@@ -7,7 +7,7 @@ use tree::PatternSet;
 use crate::error::Error;
 use crate::lint::{Lint, Rule};
 use crate::lower::env::{self, Env};
-use crate::lower::{DEFAULT_PATH, HISTORY_COMMENT, Paths, names};
+use crate::lower::{Budget, DEFAULT_PATH, HISTORY_COMMENT, Paths, names};
 use crate::named::PendingLocal;
 use crate::parse::ast::{Arg, Instruction, Kind};
 use crate::stages::{Command, Given, GlobalArgs, Node, Root};
@@ -62,6 +62,7 @@ pub(crate) struct Scope<'a> {
     pub(crate) context_paths: &'a mut Paths,
     pub(crate) paths: &'a mut [Paths],
     pub(crate) is_onbuild: bool,
+    pub(crate) budget: &'a mut Budget,
 }
 
 impl<'a> Scope<'a> {
@@ -271,7 +272,13 @@ impl Stage {
     }
 
     /// Adds a line to the image's history.
-    pub(super) fn commit(&mut self, scope: &Scope<'_>, text: String, has_layer: bool) {
+    pub(super) fn commit(
+        &mut self,
+        scope: &mut Scope<'_>,
+        text: String,
+        has_layer: bool,
+    ) -> Result<(), Error> {
+        scope.budget.take(text.len())?;
         self.image.history.push(History {
             created: scope.args.epoch.and_then(rfc3339),
             created_by: text,
@@ -279,6 +286,7 @@ impl Stage {
             empty_layer: !has_layer,
             ..History::default()
         });
+        Ok(())
     }
 }
 

@@ -20,7 +20,7 @@ impl Stage {
 
     pub(super) fn workdir(
         &mut self,
-        scope: &Scope<'_>,
+        scope: &mut Scope<'_>,
         instruction: &Instruction,
         dir: &str,
     ) -> Result<(), Error> {
@@ -65,7 +65,6 @@ impl Stage {
             }
             .state(constraints);
         }
-        self.commit(scope, format!("WORKDIR {dir}"), has_layer);
-        Ok(())
+        self.commit(scope, format!("WORKDIR {dir}"), has_layer)
     }
 }

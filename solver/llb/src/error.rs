@@ -6,7 +6,7 @@ use oci::Digest;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Bytes that are no definition or op at all.
-    #[error("cannot read {what}: {source}")]
+    #[error("cannot read {what}")]
     Wire {
         /// Which part.
         what: String,

@@ -15,6 +15,10 @@ use crate::definition::Definition;
 
 /// What one vertex does.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "ops live behind the Arc of their vertex and are never moved about"
+)]
 pub enum Op {
     /// Brings something in from outside: an image, a local directory, a git repository, an HTTP file.
     Source(SourceOp),

@@ -111,7 +111,8 @@ mod tests {
 
     #[test]
     fn unknown_fields_are_found_at_any_depth() {
-        let cases: &[(&[u8], Option<(&str, u32)>)] = &[
+        type Found = Option<(&'static str, u32)>;
+        let cases: &[(&[u8], Found)] = &[
             (&[], None),
             (&[0x5a, 0x00], None),
             (&[0x78, 0x01], Some(("Op", 15))),
