@@ -17,19 +17,31 @@ pub fn excerpt(filename: &str, data: &[u8], hits: &[RangeInclusive<usize>]) -> S
     let lines: Vec<&[u8]> = data.split(|&byte| byte == b'\n').collect();
     let is_inside = |range: &&RangeInclusive<usize>| *range.start() >= 1 && *range.start() <= lines.len();
     let hits: Vec<&RangeInclusive<usize>> = hits.iter().filter(is_inside).collect();
-    let (Some(first), Some(last)) =
-        (hits.iter().map(|range| *range.start()).min(), hits.iter().map(|range| *range.end()).max())
-    else {
+    let (Some(first), Some(last)) = (
+        hits.iter().map(|range| *range.start()).min(),
+        hits.iter().map(|range| *range.end()).max(),
+    ) else {
         return String::new();
     };
     let last = last.clamp(first, lines.len());
     let around = if first == last { 2 } else { 1 };
     let shown = first.saturating_sub(around).max(1)..=(last + around).min(lines.len());
-    let mut out = format!("{}:{first}\n--------------------\n", plain_line(filename.as_bytes(), false));
+    let mut out = format!(
+        "{}:{first}\n--------------------\n",
+        plain_line(filename.as_bytes(), false)
+    );
     for number in shown {
-        let mark = if hits.iter().any(|range| range.contains(&number)) { ">>>" } else { "   " };
+        let mark = if hits.iter().any(|range| range.contains(&number)) {
+            ">>>"
+        } else {
+            "   "
+        };
         // Writing to a String cannot fail.
-        let _ = writeln!(out, "{number:4} | {mark} {}", plain_line(lines[number - 1], false));
+        let _ = writeln!(
+            out,
+            "{number:4} | {mark} {}",
+            plain_line(lines[number - 1], false)
+        );
     }
     out.push_str("--------------------\n");
     out

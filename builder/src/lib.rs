@@ -17,4 +17,7 @@ pub mod config;
 pub mod request;
 pub mod progress;
 pub mod excerpt;
+pub mod build;
+pub mod stored;
+pub mod client;
 pub mod cli;

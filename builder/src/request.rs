@@ -57,6 +57,8 @@ pub struct BuildRequest {
     pub entitlements: Entitlements,
     /// `--output`, `--push`, `--load`; never empty unless nothing is to be kept.
     pub outputs: Vec<Output>,
+    /// The socket of the Docker daemon that `--load` means.
+    pub docker_socket: Option<PathBuf>,
     /// `--iidfile`.
     pub image_id_file: Option<PathBuf>,
     /// `--metadata-file`.
@@ -103,10 +105,10 @@ pub enum NamedContext {
     OciLayout {
         /// The layout's root, absolute.
         path: PathBuf,
-        /// Which manifest of it, by tag.
+        /// The tag it was named by.
         tag: Option<String>,
-        /// Which manifest of it, by digest.
-        digest: Option<oci::Digest>,
+        /// Which manifest of it.
+        digest: oci::Digest,
     },
     /// `docker-image://…`, a git or an http(s) address: the frontend resolves it.
     Remote(String),
@@ -273,12 +275,25 @@ impl BuildRequest {
                 set("no-cache", stages.join(","));
             }
         }
-        set("image-resolve-mode", if self.pull { "pull" } else { "default" }.to_owned());
+        set(
+            "image-resolve-mode",
+            if self.pull { "pull" } else { "default" }.to_owned(),
+        );
         self.limits(&mut attrs);
-        attrs.extend(self.build_args.iter().map(|(key, value)| (format!("build-arg:{key}"), value.clone())));
-        attrs.extend(self.labels.iter().map(|(key, value)| (format!("label:{key}"), value.clone())));
         attrs.extend(
-            self.named_contexts.iter().map(|(name, context)| (format!("context:{name}"), context.attribute(name))),
+            self.build_args
+                .iter()
+                .map(|(key, value)| (format!("build-arg:{key}"), value.clone())),
+        );
+        attrs.extend(
+            self.labels
+                .iter()
+                .map(|(key, value)| (format!("label:{key}"), value.clone())),
+        );
+        attrs.extend(
+            self.named_contexts
+                .iter()
+                .map(|(name, context)| (format!("context:{name}"), context.attribute(name))),
         );
         attrs
     }
@@ -295,7 +310,14 @@ impl BuildRequest {
             set("force-network-mode", mode.to_owned());
         }
         if !self.add_hosts.is_empty() {
-            set("add-hosts", join(self.add_hosts.iter().map(|(name, address)| format!("{name}={address}"))));
+            set(
+                "add-hosts",
+                join(
+                    self.add_hosts
+                        .iter()
+                        .map(|(name, address)| format!("{name}={address}")),
+                ),
+            );
         }
         if let Some(bytes) = self.shm_size {
             set("shm-size", bytes.to_string());
@@ -315,17 +337,15 @@ impl BuildRequest {
 impl NamedContext {
     fn attribute(&self, name: &str) -> String {
         match self {
-            NamedContext::Directory(_) => format!("local:{name}"),
+            NamedContext::Directory(_) => format!("local:{}", local_name(name)),
             NamedContext::OciLayout { tag, digest, .. } => {
                 let mut text = format!("oci-layout://{}", layout_store(name));
                 if let Some(tag) = tag {
                     text.push(':');
                     text.push_str(tag);
                 }
-                if let Some(digest) = digest {
-                    text.push('@');
-                    text.push_str(&digest.to_string());
-                }
+                text.push('@');
+                text.push_str(&digest.to_string());
                 text
             }
             NamedContext::Remote(address) => address.clone(),
@@ -333,10 +353,26 @@ impl NamedContext {
     }
 }
 
+/// The local name of a named context: its own, unless the build's context or Dockerfile has that one.
+pub fn local_name(context: &str) -> String {
+    match context {
+        LOCAL_CONTEXT | LOCAL_DOCKERFILE => format!("_{context}"),
+        other => other.to_owned(),
+    }
+}
+
 /// The store name of a named context's layout; a name of a repository, whatever the context is called.
 pub fn layout_store(context: &str) -> String {
-    let plain: String =
-        context.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' }).collect();
+    let plain: String = context
+        .chars()
+        .map(|c| {
+            if c.is_ascii_alphanumeric() {
+                c.to_ascii_lowercase()
+            } else {
+                '-'
+            }
+        })
+        .collect();
     format!("layout-{}", plain.trim_matches('-'))
 }
 

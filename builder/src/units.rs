@@ -9,9 +9,13 @@
 /// A sentence that says what is wrong with the text.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
-    let digits = trimmed.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(trimmed.len());
+    let digits = trimmed
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(trimmed.len());
     let (number, unit) = trimmed.split_at(digits);
-    let value: f64 = number.parse().map_err(|_| format!("{text:?} is not a size, such as 64m or 2g"))?;
+    let value: f64 = number
+        .parse()
+        .map_err(|_| format!("{text:?} is not a size, such as 64m or 2g"))?;
     let factor = match unit.trim().to_ascii_lowercase().as_str() {
         "" | "b" => 1u64,
         "k" | "kb" | "kib" => 1 << 10,
@@ -19,7 +23,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "g" | "gb" | "gib" => 1 << 30,
         "t" | "tb" | "tib" => 1 << 40,
         "p" | "pb" | "pib" => 1 << 50,
-        other => return Err(format!("{text:?} has an unknown unit {other:?}; known are b, k, m, g, t, p")),
+        other => {
+            return Err(format!(
+                "{text:?} has an unknown unit {other:?}; known are b, k, m, g, t, p"
+            ));
+        }
     };
     let bytes = value * factor as f64;
     if bytes >= u64::MAX as f64 {
@@ -60,9 +68,13 @@ pub fn parse_duration(text: &str) -> Result<std::time::Duration, String> {
         return Err(wrong());
     }
     while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
+        let digits = rest
+            .find(|c: char| !c.is_ascii_digit() && c != '.')
+            .ok_or_else(wrong)?;
         let value: f64 = rest[..digits].parse().map_err(|_| wrong())?;
-        let units = rest[digits..].find(|c: char| c.is_ascii_digit()).unwrap_or(rest.len() - digits);
+        let units = rest[digits..]
+            .find(|c: char| c.is_ascii_digit())
+            .unwrap_or(rest.len() - digits);
         seconds += value
             * match &rest[digits..digits + units] {
                 "ms" => 0.001,

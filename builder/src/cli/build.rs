@@ -31,7 +31,10 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
         look: Look::of(&config.environment),
         kind,
         stdin,
-        oci_runtime: flags.oci_runtime.clone().or_else(|| config.file.worker.oci_runtime.clone()),
+        oci_runtime: flags
+            .oci_runtime
+            .clone()
+            .or_else(|| config.file.worker.oci_runtime.clone()),
     };
     let is_quiet = flags.quiet == Some(true) || flags.progress.as_deref() == Some("quiet");
     let outcome = client::build(&config, request, setting)?;
@@ -49,7 +52,10 @@ fn progress_kind(flags: &BuildFlags, config: &Config) -> Result<Kind, UsageError
     if flags.quiet == Some(true) {
         return Ok(Kind::Quiet);
     }
-    let name = flags.progress.as_deref().or_else(|| config.environment.text("BUILDKIT_PROGRESS"));
+    let name = flags
+        .progress
+        .as_deref()
+        .or_else(|| config.environment.text("BUILDKIT_PROGRESS"));
     Ok(Kind::parse(name.unwrap_or("auto"))?)
 }
 
@@ -59,10 +65,18 @@ type Stdin = Option<Box<dyn Read + Send>>;
 fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin), UsageError> {
     let environment = &config.environment;
     let found = contexts::find(&flags.context, flags.file.as_deref(), std::io::stdin())?;
-    let tags = flags.tag.iter().map(|tag| reference("--tag", tag)).collect::<Result<Vec<_>, _>>()?;
+    let tags = flags
+        .tag
+        .iter()
+        .map(|tag| reference("--tag", tag))
+        .collect::<Result<Vec<_>, _>>()?;
     let names: Vec<String> = tags.iter().map(ToString::to_string).collect();
-    let annotations: Vec<(String, String)> =
-        flags.annotation.iter().map(|value| values::annotation(value)).collect::<Result<Vec<_>, _>>()?.concat();
+    let annotations: Vec<(String, String)> = flags
+        .annotation
+        .iter()
+        .map(|value| values::annotation(value))
+        .collect::<Result<Vec<_>, _>>()?
+        .concat();
     let outputs = outputs::outputs(&OutputFlags {
         outputs: &flags.output,
         push: flags.push == Some(true),
@@ -74,7 +88,11 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
     let request = BuildRequest {
         context: found.context,
         dockerfile: found.dockerfile,
-        named_contexts: flags.build_context.iter().map(|value| contexts::named(value)).collect::<Result<_, _>>()?,
+        named_contexts: flags
+            .build_context
+            .iter()
+            .map(|value| contexts::named(value))
+            .collect::<Result<_, _>>()?,
         tags,
         target: flags.target.clone().filter(|target| !target.is_empty()),
         build_args: build_args(flags, config)?,
@@ -82,16 +100,33 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
         platforms: platforms(&flags.platform, environment.text("DOCKER_DEFAULT_PLATFORM"))?,
         no_cache: no_cache(flags),
         pull: flags.pull == Some(true),
-        add_hosts: flags.add_host.iter().map(|value| values::add_host(value)).collect::<Result<_, _>>()?,
+        add_hosts: flags
+            .add_host
+            .iter()
+            .map(|value| values::add_host(value))
+            .collect::<Result<_, _>>()?,
         network: values::network(&flags.network)?,
         shm_size: shm_size(flags.shm_size.as_deref())?,
-        ulimits: flags.ulimit.iter().map(|value| values::ulimit(value)).collect::<Result<_, _>>()?,
+        ulimits: flags
+            .ulimit
+            .iter()
+            .map(|value| values::ulimit(value))
+            .collect::<Result<_, _>>()?,
         cgroup_parent: flags.cgroup_parent.clone(),
         resources: resources(flags)?,
-        secrets: flags.secret.iter().map(|value| values::secret(value, environment)).collect::<Result<_, _>>()?,
-        ssh: flags.ssh.iter().map(|value| values::ssh(value, environment)).collect::<Result<_, _>>()?,
+        secrets: flags
+            .secret
+            .iter()
+            .map(|value| values::secret(value, environment))
+            .collect::<Result<_, _>>()?,
+        ssh: flags
+            .ssh
+            .iter()
+            .map(|value| values::ssh(value, environment))
+            .collect::<Result<_, _>>()?,
         entitlements: values::entitlements(&flags.allow)?,
         outputs,
+        docker_socket: environment.docker_socket(),
         image_id_file: flags.iidfile.clone(),
         metadata_file: flags.metadata_file.clone(),
         explain: flags.explain == Some(true),
@@ -103,7 +138,9 @@ pub(super) fn reference(flag: &str, text: &str) -> Result<Reference, UsageError>
     let reference = Reference::parse_normalized(text)
         .map_err(|error| UsageError::new(format!("{flag} {text}: {error}")))?;
     if reference.digest().is_some() && flag == "--tag" {
-        return Err(UsageError::new(format!("{flag} {text}: an image that is to be built has no digest yet")));
+        return Err(UsageError::new(format!(
+            "{flag} {text}: an image that is to be built has no digest yet"
+        )));
     }
     Ok(reference.with_default_tag())
 }
@@ -111,7 +148,11 @@ pub(super) fn reference(flag: &str, text: &str) -> Result<Reference, UsageError>
 /// Given ones first, then `SOURCE_DATE_EPOCH` of the environment, then proxies from Docker's configuration.
 fn build_args(flags: &BuildFlags, config: &Config) -> Result<BTreeMap<String, String>, UsageError> {
     let mut args = DockerCredentials::of(&config.environment).proxies();
-    if let Some(epoch) = config.environment.text("SOURCE_DATE_EPOCH").filter(|epoch| !epoch.is_empty()) {
+    if let Some(epoch) = config
+        .environment
+        .text("SOURCE_DATE_EPOCH")
+        .filter(|epoch| !epoch.is_empty())
+    {
         args.insert("SOURCE_DATE_EPOCH".into(), epoch.to_owned());
     }
     args.extend(values::build_args(&flags.build_arg, &config.environment)?);
@@ -120,12 +161,15 @@ fn build_args(flags: &BuildFlags, config: &Config) -> Result<BTreeMap<String, St
 
 pub(super) fn platforms(values: &[String], default: Option<&str>) -> Result<Vec<Platform>, UsageError> {
     let given = values.iter().flat_map(|value| value.split(','));
-    let default = default.filter(|text| values.is_empty() && !text.is_empty()).into_iter();
+    let default = default
+        .filter(|text| values.is_empty() && !text.is_empty())
+        .into_iter();
     let mut platforms = Vec::new();
     for text in given.chain(default.flat_map(|value| value.split(','))) {
         let platform = match text.trim() {
             "local" => Platform::host(),
-            text => Platform::parse(text).map_err(|error| UsageError::new(format!("--platform {text}: {error}")))?,
+            text => Platform::parse(text)
+                .map_err(|error| UsageError::new(format!("--platform {text}: {error}")))?,
         };
         if !platforms.contains(&platform) {
             platforms.push(platform);
@@ -151,7 +195,8 @@ fn no_cache(flags: &BuildFlags) -> NoCache {
 
 fn shm_size(text: Option<&str>) -> Result<Option<u64>, UsageError> {
     text.map(|text| {
-        crate::units::parse_bytes(text).map_err(|error| UsageError::new(format!("--shm-size {text}: {error}")))
+        crate::units::parse_bytes(text)
+            .map_err(|error| UsageError::new(format!("--shm-size {text}: {error}")))
     })
     .transpose()
 }

@@ -187,20 +187,62 @@ impl LaterFlags {
     /// Refuses by name what cannot be done yet.
     pub(super) fn refuse(&self) -> Result<(), String> {
         let off = |value: &Option<String>| {
-            value.as_ref().is_none_or(|value| matches!(go_bool(value), Ok(false)))
+            value
+                .as_ref()
+                .is_none_or(|value| matches!(go_bool(value), Ok(false)))
         };
         let call = self.call.as_deref().or(self.print.as_deref());
         let refused = [
-            ("--cache-from", !self.cache_from.is_empty(), "importing caches is not supported yet"),
-            ("--cache-to", !self.cache_to.is_empty(), "exporting caches is not supported yet"),
-            ("--attest", !self.attest.is_empty(), "attestations are not supported yet"),
-            ("--sbom", !off(&self.sbom), "attestations are not supported yet; only --sbom=false is"),
-            ("--provenance", !off(&self.provenance), "attestations are not supported yet; only --provenance=false is"),
-            ("--call", call.is_some_and(|call| call != "build"), "only --call=build is supported yet"),
-            ("--check", self.check, "checking without building is not supported yet"),
-            ("--policy", !self.policy.is_empty(), "source policies are not supported yet"),
-            ("--builder", self.builder.is_some(), "there are no builder instances; this program builds by itself"),
-            ("--addr", self.addr.is_some(), "building on a daemon is not supported yet"),
+            (
+                "--cache-from",
+                !self.cache_from.is_empty(),
+                "importing caches is not supported yet",
+            ),
+            (
+                "--cache-to",
+                !self.cache_to.is_empty(),
+                "exporting caches is not supported yet",
+            ),
+            (
+                "--attest",
+                !self.attest.is_empty(),
+                "attestations are not supported yet",
+            ),
+            (
+                "--sbom",
+                !off(&self.sbom),
+                "attestations are not supported yet; only --sbom=false is",
+            ),
+            (
+                "--provenance",
+                !off(&self.provenance),
+                "attestations are not supported yet; only --provenance=false is",
+            ),
+            (
+                "--call",
+                call.is_some_and(|call| call != "build"),
+                "only --call=build is supported yet",
+            ),
+            (
+                "--check",
+                self.check,
+                "checking without building is not supported yet",
+            ),
+            (
+                "--policy",
+                !self.policy.is_empty(),
+                "source policies are not supported yet",
+            ),
+            (
+                "--builder",
+                self.builder.is_some(),
+                "there are no builder instances; this program builds by itself",
+            ),
+            (
+                "--addr",
+                self.addr.is_some(),
+                "building on a daemon is not supported yet",
+            ),
         ];
         match refused.iter().find(|(_, used, _)| *used) {
             Some((flag, _, why)) => Err(format!("{flag}: {why}")),
@@ -219,9 +261,16 @@ impl LegacyFlags {
             return Err("--squash: not supported; use a last stage FROM scratch with COPY --from".into());
         }
         if !self.security_opt.is_empty() {
-            return Err("--security-opt: not supported; use RUN --security=insecure and --allow security.insecure".into());
+            return Err(
+                "--security-opt: not supported; use RUN --security=insecure and --allow security.insecure"
+                    .into(),
+            );
         }
-        if let Some(isolation) = self.isolation.as_deref().filter(|isolation| !matches!(*isolation, "" | "default")) {
+        if let Some(isolation) = self
+            .isolation
+            .as_deref()
+            .filter(|isolation| !matches!(*isolation, "" | "default"))
+        {
             return Err(format!("--isolation={isolation}: only default is known on Linux"));
         }
         Ok(match self.compress {

@@ -29,7 +29,12 @@ pub(super) fn run(args: &InstallArgs) -> Result<ExitStatus> {
     }
     make_link(&folder)?;
     let mut out = std::io::stdout();
-    writeln!(out, "installed {} and {}", target.display(), folder.join(LINK).display())?;
+    writeln!(
+        out,
+        "installed {} and {}",
+        target.display(),
+        folder.join(LINK).display()
+    )?;
     if !is_on_path(&environment, &folder) {
         writeln!(out, "add {} to PATH to use them by name", folder.display())?;
     }

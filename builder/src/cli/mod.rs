@@ -1,11 +1,59 @@
-//! The command line.
+//! The command line: flags in, a request out, and every word the user reads on failure.
+//!
+//! ```text
+//! argv ─▶ args ─▶ (build) values, contexts, outputs ─▶ BuildRequest ─▶ client
+//!            └──▶ (others) images, store, run, doctor, install
+//! errors ─▶ report ─▶ stderr and an exit code
+//! ```
+//!
+//! Called by the name `build` the program means `builder build`.
 mod args;
 mod build_flags;
 mod values;
 mod contexts;
 mod outputs;
+mod build;
+mod table;
+mod images;
+mod transfer;
+mod store;
 mod install;
+mod report;
 mod exit;
 
 pub use args::{Cli, Command, command};
 pub use exit::ExitStatus;
+pub use report::{is_closed_pipe, report};
+
+pub(crate) use outputs::is_true;
+
+use anyhow::Result;
+
+/// Runs one command; its exit status is the program's.
+///
+/// # Errors
+/// Whatever stopped the command, for [`report`].
+pub fn run(cli: Cli) -> Result<ExitStatus> {
+    match cli.command {
+        Command::Build(flags) => build::run(&cli.global, *flags),
+        Command::Images(args) => images::list(&cli.global, &args),
+        Command::Rmi(args) => images::remove(&cli.global, &args),
+        Command::Tag(args) => images::tag(&cli.global, &args),
+        Command::Inspect(args) => images::inspect(&cli.global, &args),
+        Command::History(args) => images::history(&cli.global, &args),
+        Command::Push(args) => transfer::push(&cli.global, &args),
+        Command::Pull(args) => transfer::pull(&cli.global, &args),
+        Command::Save(args) => transfer::save(&cli.global, &args),
+        Command::Load(args) => transfer::load(&cli.global, &args),
+        Command::Du(args) => store::usage(&cli.global, &args),
+        Command::Prune(args) => store::prune(&cli.global, &args),
+        Command::Install(args) => install::run(&args),
+        Command::Completion(args) => install::completion(&args),
+        Command::Version => install::version(),
+    }
+}
+
+/// Says something beside the progress display.
+pub(crate) fn note(text: &str) {
+    build::write_stderr(&format!("{text}\n"));
+}

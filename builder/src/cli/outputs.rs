@@ -28,12 +28,19 @@ pub(super) struct OutputFlags<'a> {
 
 /// Every output asked for, or the default one.
 pub(super) fn outputs(flags: &OutputFlags<'_>) -> Result<Vec<Output>> {
-    let mut outputs =
-        flags.outputs.iter().map(|value| one(value, flags.stdout_is_terminal)).collect::<Result<Vec<_>>>()?;
+    let mut outputs = flags
+        .outputs
+        .iter()
+        .map(|value| one(value, flags.stdout_is_terminal))
+        .collect::<Result<Vec<_>>>()?;
     if flags.push {
         set_push(&mut outputs);
     }
-    if flags.load && !outputs.iter().any(|output| output.dest == Some(Destination::DockerDaemon)) {
+    if flags.load
+        && !outputs
+            .iter()
+            .any(|output| output.dest == Some(Destination::DockerDaemon))
+    {
         outputs.push(output(OutputKind::Docker, Some(Destination::DockerDaemon)));
     }
     if outputs.is_empty() {
@@ -42,48 +49,71 @@ pub(super) fn outputs(flags: &OutputFlags<'_>) -> Result<Vec<Output>> {
     for output in &mut outputs {
         complete(output, flags)?;
     }
-    if outputs.iter().filter(|output| output.dest == Some(Destination::Stdout)).count() > 1 {
+    if outputs
+        .iter()
+        .filter(|output| output.dest == Some(Destination::Stdout))
+        .count()
+        > 1
+    {
         return Err(UsageError::new("--output: two outputs go to stdout"));
     }
     Ok(outputs)
 }
 
 fn output(kind: OutputKind, dest: Option<Destination>) -> Output {
-    Output { kind, attrs: BTreeMap::new(), dest }
+    Output {
+        kind,
+        attrs: BTreeMap::new(),
+        dest,
+    }
 }
 
 /// `--push` pushes the images there are, or makes one.
 fn set_push(outputs: &mut Vec<Output>) {
-    let mut images = outputs.iter_mut().filter(|output| output.kind == OutputKind::Image).peekable();
+    let mut images = outputs
+        .iter_mut()
+        .filter(|output| output.kind == OutputKind::Image)
+        .peekable();
     if images.peek().is_none() {
         outputs.push(output(OutputKind::Image, None));
     }
-    for output in outputs.iter_mut().filter(|output| output.kind == OutputKind::Image) {
+    for output in outputs
+        .iter_mut()
+        .filter(|output| output.kind == OutputKind::Image)
+    {
         output.attrs.insert("push".into(), "true".into());
     }
 }
 
 /// Adds what other flags say about an image, and checks what must be there.
 fn complete(output: &mut Output, flags: &OutputFlags<'_>) -> Result<()> {
-    let is_image = matches!(output.kind, OutputKind::Image | OutputKind::Oci | OutputKind::Docker);
+    let is_image = matches!(
+        output.kind,
+        OutputKind::Image | OutputKind::Oci | OutputKind::Docker
+    );
     if !is_image {
         return Ok(());
     }
     if !flags.names.is_empty() {
-        output.attrs.entry("name".into()).or_insert_with(|| flags.names.join(","));
+        output
+            .attrs
+            .entry("name".into())
+            .or_insert_with(|| flags.names.join(","));
     }
     for (key, value) in flags.annotations {
         output.attrs.insert(key.clone(), value.clone());
     }
     let pushes = output.attrs.get("push").is_some_and(|push| is_true(push));
     if pushes && output.attrs.get("name").is_none_or(String::is_empty) {
-        return Err(UsageError::new("pushing needs a name: add --tag registry/repository:tag"));
+        return Err(UsageError::new(
+            "pushing needs a name: add --tag registry/repository:tag",
+        ));
     }
     Ok(())
 }
 
 /// Booleans of exporters: a key alone means true.
-pub(super) fn is_true(text: &str) -> bool {
+pub(crate) fn is_true(text: &str) -> bool {
     matches!(text, "" | "1" | "t" | "T" | "true" | "TRUE" | "True")
 }
 
@@ -93,7 +123,10 @@ fn one(value: &str, stdout_is_terminal: bool) -> Result<Output> {
         return match value {
             "" => Err(wrong("empty")),
             "-" => to_stdout(OutputKind::Tar, stdout_is_terminal, value),
-            path => Ok(output(OutputKind::Local, Some(Destination::Path(absolute("--output", path)?)))),
+            path => Ok(output(
+                OutputKind::Local,
+                Some(Destination::Path(absolute("--output", path)?)),
+            )),
         };
     }
     let mut attrs: BTreeMap<String, String> = BTreeMap::new();
@@ -136,19 +169,38 @@ fn one(value: &str, stdout_is_terminal: bool) -> Result<Output> {
 
 fn to_stdout(kind: OutputKind, stdout_is_terminal: bool, value: &str) -> Result<Output> {
     if stdout_is_terminal {
-        return Err(UsageError::new(format!("--output {value}: an archive would be written to the terminal"))
-            .hint("add dest=FILE, or redirect stdout"));
+        return Err(UsageError::new(format!(
+            "--output {value}: an archive would be written to the terminal"
+        ))
+        .hint("add dest=FILE, or redirect stdout"));
     }
     Ok(output(kind, Some(Destination::Stdout)))
 }
 
 const IMAGE_ATTRS: &[&str] = &[
-    "name", "compression", "compression-level", "force-compression", "oci-mediatypes", "oci-artifact",
-    "source-date-epoch", "rewrite-timestamp", "prefer-nondist-layers", "attestation-inline", "buildinfo",
-    "buildinfo-attrs", "prefer-image-digest", "compatibility-version",
+    "name",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "oci-mediatypes",
+    "oci-artifact",
+    "source-date-epoch",
+    "rewrite-timestamp",
+    "prefer-nondist-layers",
+    "attestation-inline",
+    "buildinfo",
+    "buildinfo-attrs",
+    "prefer-image-digest",
+    "compatibility-version",
 ];
 const STORE_ATTRS: &[&str] = &[
-    "push", "push-by-digest", "registry.insecure", "unpack", "store", "name-canonical", "dangling-name-prefix",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "unpack",
+    "store",
+    "name-canonical",
+    "dangling-name-prefix",
     "danging-name-empty-only",
 ];
 const ARCHIVE_ATTRS: &[&str] = &["tar", "context"];
@@ -168,7 +220,11 @@ fn check_attrs(kind: OutputKind, attrs: &BTreeMap<String, String>) -> std::resul
         .keys()
         .find(|key| !known.contains(&key.as_str()) && !(is_image && key.starts_with("annotation")));
     match unknown {
-        Some(key) => Err(format!("unknown key {key:?} for type={}; known are {}", kind.name(), known.join(", "))),
+        Some(key) => Err(format!(
+            "unknown key {key:?} for type={}; known are {}",
+            kind.name(),
+            known.join(", ")
+        )),
         None => Ok(()),
     }
 }
@@ -191,7 +247,11 @@ mod tests {
         Ok(outputs
             .into_iter()
             .map(|output| {
-                let attrs: Vec<_> = output.attrs.iter().map(|(key, value)| format!("{key}={value}")).collect();
+                let attrs: Vec<_> = output
+                    .attrs
+                    .iter()
+                    .map(|(key, value)| format!("{key}={value}"))
+                    .collect();
                 let dest = match output.dest {
                     None => String::new(),
                     Some(Destination::Stdout) => " > -".into(),
@@ -210,9 +270,15 @@ mod tests {
             (&["/out"], Some(&["local  > /out"])),
             (&["-"], Some(&["tar  > -"])),
             (&["type=registry"], Some(&["image name=a:1 push=true"])),
-            (&["type=image,name=b:2,push=true"], Some(&["image name=b:2 push=true"])),
+            (
+                &["type=image,name=b:2,push=true"],
+                Some(&["image name=b:2 push=true"]),
+            ),
             (&["type=docker"], Some(&["docker name=a:1 > docker"])),
-            (&["type=oci,dest=/x.tar", "type=local,dest=/d"], Some(&["oci name=a:1 > /x.tar", "local  > /d"])),
+            (
+                &["type=oci,dest=/x.tar", "type=local,dest=/d"],
+                Some(&["oci name=a:1 > /x.tar", "local  > /d"]),
+            ),
             (&["type=oci"], Some(&["oci name=a:1 > -"])),
             (&["type=image,\"name=a,b\""], Some(&["image name=a,b"])),
             (&["type=local"], None),
@@ -224,7 +290,8 @@ mod tests {
             (&["type=tar,dest=/x,dest=/y"], None),
         ] {
             let found = parse(values, false, false, &["a:1"], false).ok();
-            let expected = expected.map(|list| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
+            let expected =
+                expected.map(|list| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>());
             assert_eq!(found, expected, "{values:?}");
         }
     }
@@ -235,7 +302,10 @@ mod tests {
         assert_eq!(both, ["image name=a:1 push=true", "docker name=a:1 > docker"]);
         let image = parse(&["type=image"], true, false, &["a:1"], true).expect("valid");
         assert_eq!(image, ["image name=a:1 push=true"]);
-        assert!(parse(&[], true, false, &[], true).is_err(), "no name to push under");
+        assert!(
+            parse(&[], true, false, &[], true).is_err(),
+            "no name to push under"
+        );
     }
 
     #[test]

@@ -19,7 +19,10 @@ pub struct UsageError {
 
 impl UsageError {
     pub(super) fn new(message: impl Into<String>) -> UsageError {
-        UsageError { message: message.into(), hint: None }
+        UsageError {
+            message: message.into(),
+            hint: None,
+        }
     }
 
     pub(super) fn hint(mut self, hint: impl Into<String>) -> UsageError {
@@ -90,7 +93,9 @@ pub(super) fn pairs(flag: &str, text: &str) -> Result<Vec<(String, String)>> {
         .into_iter()
         .map(|field| match field.split_once('=') {
             Some((key, value)) => Ok((key.trim().to_ascii_lowercase(), value.to_owned())),
-            None => Err(UsageError::new(format!("{flag} {text}: {field:?} is not of the form key=value"))),
+            None => Err(UsageError::new(format!(
+                "{flag} {text}: {field:?} is not of the form key=value"
+            ))),
         })
         .collect()
 }
@@ -132,7 +137,10 @@ pub(super) fn add_host(value: &str) -> Result<(String, HostAddress)> {
         UsageError::new(format!("--add-host {value}: not of the form name:ip"))
             .hint("for example --add-host db:10.0.0.7 or --add-host db=2001:db8::7")
     };
-    let (name, address) = value.split_once('=').or_else(|| value.split_once(':')).ok_or_else(wrong)?;
+    let (name, address) = value
+        .split_once('=')
+        .or_else(|| value.split_once(':'))
+        .ok_or_else(wrong)?;
     let address = address.trim();
     if name.is_empty() {
         return Err(wrong());
@@ -140,9 +148,14 @@ pub(super) fn add_host(value: &str) -> Result<(String, HostAddress)> {
     if address == "host-gateway" {
         return Ok((name.to_owned(), HostAddress::Gateway));
     }
-    let bare = address.strip_prefix('[').and_then(|inner| inner.strip_suffix(']')).unwrap_or(address);
+    let bare = address
+        .strip_prefix('[')
+        .and_then(|inner| inner.strip_suffix(']'))
+        .unwrap_or(address);
     let ip: IpAddr = bare.parse().map_err(|_| {
-        UsageError::new(format!("--add-host {value}: {address:?} is neither an IP address nor host-gateway"))
+        UsageError::new(format!(
+            "--add-host {value}: {address:?} is neither an IP address nor host-gateway"
+        ))
     })?;
     Ok((name.to_owned(), HostAddress::Ip(ip)))
 }
@@ -153,7 +166,9 @@ pub(super) fn network(value: &str) -> Result<NetworkMode> {
         "" | "default" | "sandbox" => Ok(NetworkMode::Sandbox),
         "host" => Ok(NetworkMode::Host),
         "none" => Ok(NetworkMode::None),
-        _ => Err(UsageError::new(format!("--network={value}: unknown; known are default, host and none"))),
+        _ => Err(UsageError::new(format!(
+            "--network={value}: unknown; known are default, host and none"
+        ))),
     }
 }
 
@@ -165,11 +180,15 @@ pub(super) fn entitlements(values: &[String]) -> Result<Entitlements> {
             "network.host" => allowed.network_host = true,
             "security.insecure" => allowed.security_insecure = true,
             device if device == "device" || device.starts_with("device=") => {
-                return Err(UsageError::new(format!("--allow {device}: devices in steps are not supported yet")));
+                return Err(UsageError::new(format!(
+                    "--allow {device}: devices in steps are not supported yet"
+                )));
             }
             // What buildx asks before it deletes or reads files of the client is not asked here.
             _ if value.starts_with("buildx.local.") || value.starts_with("fs") => {
-                return Err(UsageError::new(format!("--allow {value}: belongs to buildx; there is nothing to allow here")));
+                return Err(UsageError::new(format!(
+                    "--allow {value}: belongs to buildx; there is nothing to allow here"
+                )));
             }
             _ => {
                 return Err(UsageError::new(format!(
@@ -183,14 +202,30 @@ pub(super) fn entitlements(values: &[String]) -> Result<Entitlements> {
 
 /// Names of limits the kernel knows.
 const ULIMITS: [&str; 16] = [
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio",
-    "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// `--ulimit name=soft[:hard]`.
 pub(super) fn ulimit(value: &str) -> Result<Ulimit> {
     let wrong = |what: &str| UsageError::new(format!("--ulimit {value}: {what}"));
-    let (name, limits) = value.split_once('=').ok_or_else(|| wrong("not of the form name=soft[:hard]"))?;
+    let (name, limits) = value
+        .split_once('=')
+        .ok_or_else(|| wrong("not of the form name=soft[:hard]"))?;
     if !ULIMITS.contains(&name) {
         return Err(wrong("unknown name").hint(format!("known are {}", ULIMITS.join(", "))));
     }
@@ -205,17 +240,32 @@ pub(super) fn ulimit(value: &str) -> Result<Ulimit> {
     if hard != -1 && (soft > hard || soft == -1) {
         return Err(wrong("the soft limit is above the hard one"));
     }
-    Ok(Ulimit { name: name.to_owned(), soft, hard })
+    Ok(Ulimit {
+        name: name.to_owned(),
+        soft,
+        hard,
+    })
 }
 
 /// `--resource` and the old flags of the same meaning: the frontend's attribute and its value.
 pub(super) fn resource(flag: &str, name: &str, value: &str) -> Result<(String, String)> {
     let wrong = |what: String| UsageError::new(format!("{flag} {name}={value}: {what}"));
-    let number = || value.parse::<i64>().map(|n| n.to_string()).map_err(|_| wrong("not a number".into()));
+    let number = || {
+        value
+            .parse::<i64>()
+            .map(|n| n.to_string())
+            .map_err(|_| wrong("not a number".into()))
+    };
     let (attr, text) = match name {
-        "memory" => ("memory", crate::units::parse_bytes(value).map_err(wrong)?.to_string()),
+        "memory" => (
+            "memory",
+            crate::units::parse_bytes(value).map_err(wrong)?.to_string(),
+        ),
         "memory-swap" if value == "-1" => ("memswap", "-1".to_owned()),
-        "memory-swap" => ("memswap", crate::units::parse_bytes(value).map_err(wrong)?.to_string()),
+        "memory-swap" => (
+            "memswap",
+            crate::units::parse_bytes(value).map_err(wrong)?.to_string(),
+        ),
         "cpu-shares" => ("cpushares", number()?),
         "cpu-period" => ("cpuperiod", number()?),
         "cpu-quota" => ("cpuquota", number()?),
@@ -241,10 +291,14 @@ pub(super) fn secret(value: &str, environment: &Environment) -> Result<(String, 
             "env" => variable = Some(text),
             "type" if text == "file" || text == "env" => kind = Some(text),
             "type" => return Err(wrong("the type is neither file nor env")),
-            other => return Err(wrong(&format!("unknown key {other:?}")).hint("known are id, src, env and type")),
+            other => {
+                return Err(wrong(&format!("unknown key {other:?}")).hint("known are id, src, env and type"));
+            }
         }
     }
-    let id = id.filter(|id| !id.is_empty()).ok_or_else(|| wrong("the id is missing"))?;
+    let id = id
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| wrong("the id is missing"))?;
     if kind.as_deref() == Some("env") && variable.is_none() {
         variable = file.take();
     }
@@ -255,7 +309,9 @@ pub(super) fn secret(value: &str, environment: &Environment) -> Result<(String, 
     let source = match (file, variable) {
         (Some(_), Some(_)) => return Err(wrong("both a file and a variable are named")),
         (None, Some(name)) => from_environment(&name)?,
-        (None, None) if kind.as_deref() != Some("file") && environment.bytes(&id).is_some() => from_environment(&id)?,
+        (None, None) if kind.as_deref() != Some("file") && environment.bytes(&id).is_some() => {
+            from_environment(&id)?
+        }
         (file, None) => {
             let path = file.unwrap_or_else(|| id.clone());
             let path = absolute("--secret", &expand_home(&path, environment))?;
@@ -276,7 +332,10 @@ pub(super) fn ssh(value: &str, environment: &Environment) -> Result<(String, Ssh
         return Err(wrong("the id is missing".into()));
     }
     let mut paths = Vec::new();
-    for field in fields("--ssh", sources)?.into_iter().filter(|field| !field.is_empty()) {
+    for field in fields("--ssh", sources)?
+        .into_iter()
+        .filter(|field| !field.is_empty())
+    {
         match field.strip_prefix("raw=") {
             // Sockets are always handed on as they are, so this asks for nothing more.
             Some("true" | "1" | "false" | "0") => {}
@@ -289,15 +348,21 @@ pub(super) fn ssh(value: &str, environment: &Environment) -> Result<(String, Ssh
             wrong("SSH_AUTH_SOCK is not set".into()).hint("start one with: eval $(ssh-agent) && ssh-add")
         })?,
         [path] => PathBuf::from(expand_home(path, environment)),
-        _ => return Err(wrong("several sources; one agent's socket is what can be forwarded".into())),
+        _ => {
+            return Err(wrong(
+                "several sources; one agent's socket is what can be forwarded".into(),
+            ));
+        }
     };
     let socket = absolute("--ssh", &socket.to_string_lossy())?;
     let kind = std::fs::metadata(&socket).map_err(|error| wrong(format!("{}: {error}", socket.display())))?;
     if !kind.file_type().is_socket() {
-        return Err(wrong(format!("{} is not the socket of an agent", socket.display())).hint(format!(
-            "key files are not served; load the key into an agent: eval $(ssh-agent) && ssh-add {}",
-            socket.display()
-        )));
+        return Err(
+            wrong(format!("{} is not the socket of an agent", socket.display())).hint(format!(
+                "key files are not served; load the key into an agent: eval $(ssh-agent) && ssh-add {}",
+                socket.display()
+            )),
+        );
     }
     Ok((id.to_owned(), SshSource { socket }))
 }
@@ -318,9 +383,17 @@ fn expand_home(path: &str, environment: &Environment) -> String {
 pub(super) fn annotation(value: &str) -> Result<Vec<(String, String)>> {
     const TYPES: [&str; 4] = ["index", "index-descriptor", "manifest", "manifest-descriptor"];
     let wrong = |what: &str| UsageError::new(format!("--annotation {value}: {what}"));
-    let (key, text) = value.split_once('=').ok_or_else(|| wrong("not of the form key=value"))?;
+    let (key, text) = value
+        .split_once('=')
+        .ok_or_else(|| wrong("not of the form key=value"))?;
     let head = key.split_once(':').filter(|(types, _)| {
-        let plain = types.split(',').next().unwrap_or_default().split('[').next().unwrap_or_default();
+        let plain = types
+            .split(',')
+            .next()
+            .unwrap_or_default()
+            .split('[')
+            .next()
+            .unwrap_or_default();
         TYPES.contains(&plain)
     });
     let (types, key) = head.unwrap_or(("manifest", key));
@@ -331,18 +404,26 @@ pub(super) fn annotation(value: &str) -> Result<Vec<(String, String)>> {
         .split(',')
         .map(|kind| {
             let (kind, platform) = match kind.split_once('[') {
-                Some((kind, rest)) => {
-                    (kind, Some(rest.strip_suffix(']').ok_or_else(|| wrong("a bracket is not closed"))?))
-                }
+                Some((kind, rest)) => (
+                    kind,
+                    Some(
+                        rest.strip_suffix(']')
+                            .ok_or_else(|| wrong("a bracket is not closed"))?,
+                    ),
+                ),
                 None => (kind, None),
             };
             if !TYPES.contains(&kind) {
-                return Err(wrong(&format!("unknown type {kind:?}")).hint(format!("known are {}", TYPES.join(", "))));
+                return Err(
+                    wrong(&format!("unknown type {kind:?}")).hint(format!("known are {}", TYPES.join(", ")))
+                );
             }
             if platform.is_some() && kind == "index" {
                 return Err(wrong("an index has no platform"));
             }
-            let platform = platform.map(|platform| format!("[{platform}]")).unwrap_or_default();
+            let platform = platform
+                .map(|platform| format!("[{platform}]"))
+                .unwrap_or_default();
             Ok((format!("annotation-{kind}{platform}.{key}"), text.to_owned()))
         })
         .collect()

@@ -19,7 +19,9 @@ pub struct DockerCredentials {
 impl DockerCredentials {
     /// The file the environment points to; it need not exist.
     pub fn of(environment: &Environment) -> DockerCredentials {
-        DockerCredentials { path: environment.docker_config() }
+        DockerCredentials {
+            path: environment.docker_config(),
+        }
     }
 
     /// Build arguments from the `proxies.default` section, in the spellings Docker sets.
@@ -29,7 +31,10 @@ impl DockerCredentials {
             .as_ref()
             .and_then(|path| std::fs::read(path).ok())
             .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        parsed.and_then(|mut config| config.proxies.remove("default")).map(Proxies::build_args).unwrap_or_default()
+        parsed
+            .and_then(|mut config| config.proxies.remove("default"))
+            .map(Proxies::build_args)
+            .unwrap_or_default()
     }
 }
 
@@ -60,7 +65,12 @@ impl Proxies {
         ]
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
-        .flat_map(|(name, value)| [(name.to_owned(), value.clone()), (name.to_ascii_lowercase(), value)])
+        .flat_map(|(name, value)| {
+            [
+                (name.to_owned(), value.clone()),
+                (name.to_ascii_lowercase(), value),
+            ]
+        })
         .collect()
     }
 }
@@ -91,7 +101,12 @@ impl CredentialLookup for DockerCredentials {
 fn spellings(host: &str) -> Vec<&str> {
     match host {
         "docker.io" | "registry-1.docker.io" | "index.docker.io" => {
-            vec!["https://index.docker.io/v1/", "index.docker.io", "docker.io", "registry-1.docker.io"]
+            vec![
+                "https://index.docker.io/v1/",
+                "index.docker.io",
+                "docker.io",
+                "registry-1.docker.io",
+            ]
         }
         other => vec![other],
     }
@@ -104,9 +119,10 @@ fn converted(credential: DockerCredential) -> RegistryCredential {
         DockerCredential::UsernamePassword(name, token) if name == "<token>" => {
             RegistryCredential::IdentityToken(Secret::from(token))
         }
-        DockerCredential::UsernamePassword(username, password) => {
-            RegistryCredential::Basic { username, secret: Secret::from(password) }
-        }
+        DockerCredential::UsernamePassword(username, password) => RegistryCredential::Basic {
+            username,
+            secret: Secret::from(password),
+        },
     }
 }
 
@@ -140,9 +156,12 @@ mod tests {
     #[test]
     fn hub_credentials_are_found_under_the_old_name() {
         // base64 of "user:password"
-        let (_folder, found) = config(r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dXNlcjpwYXNzd29yZA=="}}}"#);
-        let expected =
-            RegistryCredential::Basic { username: "user".into(), secret: Secret::from("password".to_owned()) };
+        let (_folder, found) =
+            config(r#"{"auths":{"https://index.docker.io/v1/":{"auth":"dXNlcjpwYXNzd29yZA=="}}}"#);
+        let expected = RegistryCredential::Basic {
+            username: "user".into(),
+            secret: Secret::from("password".to_owned()),
+        };
         assert_eq!(found.lookup("docker.io"), Ok(Some(expected)));
         assert_eq!(found.lookup("ghcr.io"), Ok(None));
     }

@@ -34,12 +34,18 @@ impl Environment {
     /// Reads the process's environment.
     pub fn read() -> Environment {
         let is_root = rustix::process::geteuid().is_root() && !sandbox_made_us_root();
-        Environment { vars: std::env::vars_os().collect(), is_root }
+        Environment {
+            vars: std::env::vars_os().collect(),
+            is_root,
+        }
     }
 
     /// An environment made of these pairs, for tests.
     pub fn of(pairs: &[(&str, &str)]) -> Environment {
-        let vars = pairs.iter().map(|(key, value)| (key.into(), value.into())).collect();
+        let vars = pairs
+            .iter()
+            .map(|(key, value)| (key.into(), value.into()))
+            .collect();
         Environment { vars, is_root: false }
     }
 
@@ -51,17 +57,24 @@ impl Environment {
     /// A variable's bytes.
     pub fn bytes(&self, name: &str) -> Option<Vec<u8>> {
         use std::os::unix::ffi::OsStrExt;
-        self.vars.get(std::ffi::OsStr::new(name)).map(|value| value.as_bytes().to_vec())
+        self.vars
+            .get(std::ffi::OsStr::new(name))
+            .map(|value| value.as_bytes().to_vec())
     }
 
     /// A variable as a path; empty counts as unset.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
-        self.vars.get(std::ffi::OsStr::new(name)).filter(|value| !value.is_empty()).map(PathBuf::from)
+        self.vars
+            .get(std::ffi::OsStr::new(name))
+            .filter(|value| !value.is_empty())
+            .map(PathBuf::from)
     }
 
     /// True for a variable that is set to something.
     pub fn is_set(&self, name: &str) -> bool {
-        self.vars.get(std::ffi::OsStr::new(name)).is_some_and(|value| !value.is_empty())
+        self.vars
+            .get(std::ffi::OsStr::new(name))
+            .is_some_and(|value| !value.is_empty())
     }
 
     /// `$BUILDER_ROOT`.
@@ -74,21 +87,30 @@ impl Environment {
         if self.is_root {
             return Some(PathBuf::from("/var/lib/builder"));
         }
-        let data = self.path("XDG_DATA_HOME").or_else(|| Some(self.path("HOME")?.join(".local/share")))?;
+        let data = self
+            .path("XDG_DATA_HOME")
+            .or_else(|| Some(self.path("HOME")?.join(".local/share")))?;
         Some(data.join("builder"))
     }
 
     /// The configuration files in the order in which they are looked for; the first is required if named by a variable.
     pub fn config_files(&self) -> (Option<PathBuf>, Vec<PathBuf>) {
-        let home = self.path("XDG_CONFIG_HOME").or_else(|| Some(self.path("HOME")?.join(".config")));
-        let mut candidates: Vec<PathBuf> = home.into_iter().map(|dir| dir.join("builder/builder.toml")).collect();
+        let home = self
+            .path("XDG_CONFIG_HOME")
+            .or_else(|| Some(self.path("HOME")?.join(".config")));
+        let mut candidates: Vec<PathBuf> = home
+            .into_iter()
+            .map(|dir| dir.join("builder/builder.toml"))
+            .collect();
         candidates.push("/etc/builder/builder.toml".into());
         (self.path("BUILDER_CONFIG"), candidates)
     }
 
     /// Docker's configuration file, whether or not it exists.
     pub fn docker_config(&self) -> Option<PathBuf> {
-        let folder = self.path("DOCKER_CONFIG").or_else(|| Some(self.path("HOME")?.join(".docker")))?;
+        let folder = self
+            .path("DOCKER_CONFIG")
+            .or_else(|| Some(self.path("HOME")?.join(".docker")))?;
         Some(folder.join("config.json"))
     }
 
@@ -103,7 +125,9 @@ impl Environment {
 
 /// True inside the user namespace an ordinary user's builder runs in, where everybody looks like root.
 fn sandbox_made_us_root() -> bool {
-    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return false };
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else {
+        return false;
+    };
     let mut fields = map.split_whitespace().map(str::parse::<u64>);
     !matches!((fields.next(), fields.next()), (Some(Ok(0)), Some(Ok(0))))
 }
@@ -116,10 +140,17 @@ mod tests {
     fn the_store_is_below_the_users_data_home() {
         for (vars, expected) in [
             (&[("HOME", "/home/u")][..], Some("/home/u/.local/share/builder")),
-            (&[("HOME", "/home/u"), ("XDG_DATA_HOME", "/data")][..], Some("/data/builder")),
+            (
+                &[("HOME", "/home/u"), ("XDG_DATA_HOME", "/data")][..],
+                Some("/data/builder"),
+            ),
             (&[][..], None),
         ] {
-            assert_eq!(Environment::of(vars).default_root(), expected.map(PathBuf::from), "{vars:?}");
+            assert_eq!(
+                Environment::of(vars).default_root(),
+                expected.map(PathBuf::from),
+                "{vars:?}"
+            );
         }
     }
 

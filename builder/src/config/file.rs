@@ -72,8 +72,10 @@ impl ConfigFile {
     pub(super) fn load(environment: &Environment) -> Result<ConfigFile, ConfigError> {
         let (named, candidates) = environment.config_files();
         if let Some(path) = named {
-            let text = std::fs::read_to_string(&path)
-                .map_err(|source| ConfigError::Read { path: path.clone(), source })?;
+            let text = std::fs::read_to_string(&path).map_err(|source| ConfigError::Read {
+                path: path.clone(),
+                source,
+            })?;
             return parse(&path, &text);
         }
         for path in candidates {
@@ -90,7 +92,10 @@ impl ConfigFile {
 }
 
 fn parse(path: &Path, text: &str) -> Result<ConfigFile, ConfigError> {
-    let failed = |reason: String| ConfigError::Parse { path: path.to_owned(), reason };
+    let failed = |reason: String| ConfigError::Parse {
+        path: path.to_owned(),
+        reason,
+    };
     let file: ConfigFile = toml::from_str(text).map_err(|error| failed(error.to_string()))?;
     if let Some(size) = &file.gc.max_used_space {
         crate::units::parse_bytes(size).map_err(|reason| failed(format!("gc.max-used-space: {reason}")))?;

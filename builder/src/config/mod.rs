@@ -65,11 +65,21 @@ impl Config {
     pub fn load(root_flag: Option<PathBuf>) -> Result<Config, ConfigError> {
         let environment = Environment::read();
         let file = ConfigFile::load(&environment)?;
-        let root = match root_flag.or_else(|| environment.builder_root()).or_else(|| file.root.clone()) {
+        let root = match root_flag
+            .or_else(|| environment.builder_root())
+            .or_else(|| file.root.clone())
+        {
             Some(root) => root,
             None => environment.default_root().ok_or(ConfigError::NoHome)?,
         };
-        let root = std::path::absolute(&root).map_err(|source| ConfigError::Read { path: root.clone(), source })?;
-        Ok(Config { environment, file, root })
+        let root = std::path::absolute(&root).map_err(|source| ConfigError::Read {
+            path: root.clone(),
+            source,
+        })?;
+        Ok(Config {
+            environment,
+            file,
+            root,
+        })
     }
 }

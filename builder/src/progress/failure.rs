@@ -8,7 +8,8 @@ pub fn failures(model: &Model, colour: bool) -> String {
     let mut out = String::new();
     for index in model.visible() {
         let step = model.step(index);
-        if !step.is_failed() {
+        // What failed without a word is told by the error itself.
+        if !step.is_failed() || step.output.last_lines().next().is_none() {
             continue;
         }
         // Writing to a String cannot fail.

@@ -24,7 +24,9 @@ impl Intervals {
 
     /// When the latest interval began.
     pub fn latest_start(&self) -> Option<SystemTime> {
-        self.merged(SystemTime::UNIX_EPOCH).last().map(|(start, _)| *start)
+        self.merged(SystemTime::UNIX_EPOCH)
+            .last()
+            .map(|(start, _)| *start)
     }
 
     /// When the last one ended; `None` while one is open.
@@ -37,7 +39,10 @@ impl Intervals {
 
     /// The time worked until `now`.
     pub fn total(&self, now: SystemTime) -> Duration {
-        self.merged(now).iter().map(|(start, end)| end.duration_since(*start).unwrap_or_default()).sum()
+        self.merged(now)
+            .iter()
+            .map(|(start, end)| end.duration_since(*start).unwrap_or_default())
+            .sum()
     }
 
     fn merged(&self, now: SystemTime) -> Vec<(SystemTime, SystemTime)> {

@@ -17,8 +17,12 @@ use std::time::SystemTime;
 
 /// One line of JSON for a batch; empty for an empty batch.
 pub fn line(events: &[Event]) -> String {
-    let mut lists: [(&str, Vec<Value>); 4] =
-        [("vertexes", vec![]), ("statuses", vec![]), ("logs", vec![]), ("warnings", vec![])];
+    let mut lists: [(&str, Vec<Value>); 4] = [
+        ("vertexes", vec![]),
+        ("statuses", vec![]),
+        ("logs", vec![]),
+        ("warnings", vec![]),
+    ];
     for event in events {
         match event {
             Event::Vertex(event) => lists[0].1.push(vertex(event)),
@@ -32,7 +36,11 @@ pub fn line(events: &[Event]) -> String {
         .filter(|(_, list)| !list.is_empty())
         .map(|(key, list)| (key.to_owned(), Value::Array(list)))
         .collect();
-    if object.is_empty() { String::new() } else { format!("{}\n", Value::Object(object)) }
+    if object.is_empty() {
+        String::new()
+    } else {
+        format!("{}\n", Value::Object(object))
+    }
 }
 
 fn vertex(event: &VertexEvent) -> Value {
@@ -44,7 +52,11 @@ fn vertex(event: &VertexEvent) -> Value {
             ("weak", group.weak.then_some(Value::Bool(true))),
         ])
     });
-    let inputs: Vec<Value> = info.inputs.iter().map(|input| Value::String(input.to_string())).collect();
+    let inputs: Vec<Value> = info
+        .inputs
+        .iter()
+        .map(|input| Value::String(input.to_string()))
+        .collect();
     compact([
         ("digest", Some(json!(info.digest.to_string()))),
         ("inputs", (!inputs.is_empty()).then_some(Value::Array(inputs))),
@@ -82,7 +94,11 @@ fn log(event: &LogEvent) -> Value {
 
 fn warning(event: &WarningEvent) -> Value {
     let warning = &event.warning;
-    let detail: Vec<Value> = warning.detail.iter().map(|line| json!(STANDARD.encode(line))).collect();
+    let detail: Vec<Value> = warning
+        .detail
+        .iter()
+        .map(|line| json!(STANDARD.encode(line)))
+        .collect();
     let source = warning.source.as_ref().map(|file| {
         compact([
             ("filename", text(&file.filename)),
@@ -98,7 +114,10 @@ fn warning(event: &WarningEvent) -> Value {
     compact([
         ("vertex", Some(json!(event.vertex.to_string()))),
         ("level", (warning.level != 0).then(|| json!(warning.level))),
-        ("short", (!warning.short.is_empty()).then(|| json!(STANDARD.encode(&warning.short)))),
+        (
+            "short",
+            (!warning.short.is_empty()).then(|| json!(STANDARD.encode(&warning.short))),
+        ),
         ("detail", (!detail.is_empty()).then_some(Value::Array(detail))),
         ("url", text(&warning.url)),
         ("sourceInfo", source),
@@ -109,7 +128,10 @@ fn warning(event: &WarningEvent) -> Value {
 fn position(position: llb::Position) -> Value {
     compact([
         ("line", (position.line != 0).then(|| json!(position.line))),
-        ("character", (position.character != 0).then(|| json!(position.character))),
+        (
+            "character",
+            (position.character != 0).then(|| json!(position.character)),
+        ),
     ])
 }
 
@@ -123,7 +145,9 @@ fn time(time: Option<SystemTime>) -> Option<Value> {
 }
 
 fn compact<const N: usize>(pairs: [(&str, Option<Value>); N]) -> Value {
-    let pairs = pairs.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?)));
+    let pairs = pairs
+        .into_iter()
+        .filter_map(|(key, value)| Some((key.to_owned(), value?)));
     Value::Object(pairs.collect())
 }
 
@@ -137,7 +161,12 @@ mod tests {
     #[test]
     fn a_batch_is_one_line_without_empty_keys() {
         let digest = Digest::of(b"a");
-        let info = VertexInfo { digest, inputs: vec![], name: "step".into(), group: None };
+        let info = VertexInfo {
+            digest,
+            inputs: vec![],
+            name: "step".into(),
+            group: None,
+        };
         let at = SystemTime::UNIX_EPOCH + Duration::from_millis(1500);
         let events = [
             Event::Vertex(VertexEvent {

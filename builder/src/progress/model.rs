@@ -121,13 +121,18 @@ impl Model {
 
     /// The steps to show, in the order in which they began.
     pub fn visible(&self) -> impl DoubleEndedIterator<Item = usize> + '_ {
-        self.order.iter().copied().filter(|&index| !self.steps[index].is_hidden)
+        self.order
+            .iter()
+            .copied()
+            .filter(|&index| !self.steps[index].is_hidden)
     }
 
     /// How many steps are complete, and how many there are.
     pub fn counts(&self) -> (usize, usize) {
         let shown = self.steps.iter().filter(|step| !step.is_hidden);
-        shown.fold((0, 0), |(done, all), step| (done + usize::from(step.times.is_completed()), all + 1))
+        shown.fold((0, 0), |(done, all), step| {
+            (done + usize::from(step.times.is_completed()), all + 1)
+        })
     }
 
     /// When the first step began.
@@ -163,12 +168,20 @@ impl Model {
         if let Some(&index) = self.by_digest.get(&event.vertex.digest) {
             return index;
         }
-        let known = event.vertex.group.as_ref().and_then(|group| self.by_group.get(&group.id).copied());
+        let known = event
+            .vertex
+            .group
+            .as_ref()
+            .and_then(|group| self.by_group.get(&group.id).copied());
         let index = known.unwrap_or(self.steps.len());
         if known.is_none() {
             let group = event.vertex.group.as_ref();
             let name = group.map_or(&event.vertex.name, |group| &group.name);
-            self.steps.push(Step { name: name.clone(), is_hidden: group.is_some(), ..Step::default() });
+            self.steps.push(Step {
+                name: name.clone(),
+                is_hidden: group.is_some(),
+                ..Step::default()
+            });
             if let Some(group) = group {
                 self.by_group.insert(group.id.clone(), index);
             }
@@ -178,9 +191,15 @@ impl Model {
     }
 
     fn status(&mut self, event: &StatusEvent) -> bool {
-        let Some(&index) = self.by_digest.get(&event.vertex) else { return false };
+        let Some(&index) = self.by_digest.get(&event.vertex) else {
+            return false;
+        };
         let lines = &mut self.steps[index].statuses;
-        let line = StatusLine { status: event.status.clone(), timestamp: event.timestamp, is_fresh: true };
+        let line = StatusLine {
+            status: event.status.clone(),
+            timestamp: event.timestamp,
+            is_fresh: true,
+        };
         match lines.iter_mut().find(|line| line.status.id == event.status.id) {
             Some(known) => *known = line,
             None => lines.push(line),
@@ -189,10 +208,16 @@ impl Model {
     }
 
     fn log(&mut self, event: &LogEvent) -> bool {
-        let Some(&index) = self.by_digest.get(&event.vertex) else { return false };
+        let Some(&index) = self.by_digest.get(&event.vertex) else {
+            return false;
+        };
         let step = &mut self.steps[index];
         let start = step.times.latest_start().unwrap_or(event.timestamp);
-        let seconds = event.timestamp.duration_since(start).unwrap_or_default().as_secs_f64();
+        let seconds = event
+            .timestamp
+            .duration_since(start)
+            .unwrap_or_default()
+            .as_secs_f64();
         step.output.write(&event.data, seconds);
         true
     }
@@ -201,7 +226,9 @@ impl Model {
 impl Step {
     /// A step that stopped because the build was cancelled, not by its own fault.
     pub fn is_canceled(&self) -> bool {
-        self.error.as_deref().is_some_and(|error| error.ends_with("context canceled"))
+        self.error
+            .as_deref()
+            .is_some_and(|error| error.ends_with("context canceled"))
     }
 
     /// A step that failed by itself.
@@ -220,12 +247,18 @@ impl Step {
     /// Notes the state of one vertex of the group; true if that is news.
     fn member(&mut self, event: &VertexEvent) -> bool {
         let is_weak = event.vertex.group.as_ref().is_some_and(|group| group.weak);
-        let member = Member { cached: event.cached, is_weak, error: event.error.clone() };
+        let member = Member {
+            cached: event.cached,
+            is_weak,
+            error: event.error.clone(),
+        };
         self.members.insert(event.vertex.digest, member);
         let before = (self.cached, self.error.clone(), self.is_hidden);
         self.cached = self.members.values().all(|member| member.cached);
         self.error = self.members.values().find_map(|member| member.error.clone());
-        if (event.started.is_some() && !is_weak) || self.members.values().any(|m| m.error.is_some() && m.is_weak) {
+        if (event.started.is_some() && !is_weak)
+            || self.members.values().any(|m| m.error.is_some() && m.is_weak)
+        {
             self.is_hidden = false;
         }
         before != (self.cached, self.error.clone(), self.is_hidden)
@@ -259,6 +292,9 @@ impl Output {
     /// The last lines, the unfinished one included.
     pub fn last_lines(&self) -> impl Iterator<Item = &(f64, Vec<u8>)> {
         let all = self.tail.len() + usize::from(self.partial.is_some());
-        self.tail.iter().chain(&self.partial).skip(all.saturating_sub(TAIL_LINES))
+        self.tail
+            .iter()
+            .chain(&self.partial)
+            .skip(all.saturating_sub(TAIL_LINES))
     }
 }

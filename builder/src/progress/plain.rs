@@ -50,7 +50,11 @@ pub struct Plain {
 impl Plain {
     /// A display that keeps colours of the output if asked to.
     pub fn new(colour: bool) -> Plain {
-        Plain { colour, is_first: true, ..Plain::default() }
+        Plain {
+            colour,
+            is_first: true,
+            ..Plain::default()
+        }
     }
 
     /// What is known so far.
@@ -89,7 +93,12 @@ impl Plain {
     /// What is to be printed at the end: the rest, and the output of failed steps.
     pub fn finish(&mut self, now: SystemTime) -> String {
         let mut text = self.print(now);
-        let rest: Vec<usize> = self.fresh.iter().copied().filter(|&i| !self.model.step(i).is_hidden).collect();
+        let rest: Vec<usize> = self
+            .fresh
+            .iter()
+            .copied()
+            .filter(|&i| !self.model.step(i).is_hidden)
+            .collect();
         for index in rest {
             self.print_step(index, now);
         }
@@ -134,11 +143,15 @@ impl Plain {
             let since = self.model.step(index).news_since.unwrap_or(now);
             now.duration_since(since).unwrap_or_default()
         };
-        let speed = |index: usize| {
-            self.model.step(index).news as f64 / waits(index).as_secs_f64().max(0.001)
-        };
-        let fastest = open.iter().copied().max_by(|&a, &b| speed(a).total_cmp(&speed(b)));
-        let late = open.iter().copied().find(|&index| Some(index) != front && waits(index) > MAX_DELAY);
+        let speed = |index: usize| self.model.step(index).news as f64 / waits(index).as_secs_f64().max(0.001);
+        let fastest = open
+            .iter()
+            .copied()
+            .max_by(|&a, &b| speed(a).total_cmp(&speed(b)));
+        let late = open
+            .iter()
+            .copied()
+            .find(|&index| Some(index) != front && waits(index) > MAX_DELAY);
         let next = match (front, late) {
             (None, _) => late.or(fastest),
             (Some(_), Some(late)) => Some(late),
@@ -203,7 +216,11 @@ impl Plain {
                 && line.status.completed.is_none()
             {
                 let done = line.status.current.saturating_sub(*current) as f64;
-                let share = if line.status.total > 0 { done / line.status.total as f64 } else { 0.0 };
+                let share = if line.status.total > 0 {
+                    done / line.status.total as f64
+                } else {
+                    0.0
+                };
                 let waited = line.timestamp.duration_since(*time).unwrap_or_default();
                 if share < MIN_PROGRESS && waited < MIN_TIME {
                     continue;
@@ -221,8 +238,10 @@ impl Plain {
 
     fn print_warnings(&mut self, index: usize, number: usize) {
         let shown = self.warned.entry(index).or_default();
-        let news: Vec<String> =
-            self.model.step(index).warnings[*shown..].iter().map(|warning| plain_name(&warning.short)).collect();
+        let news: Vec<String> = self.model.step(index).warnings[*shown..]
+            .iter()
+            .map(|warning| plain_name(&warning.short))
+            .collect();
         *shown += news.len();
         for short in news {
             self.end_partial();
@@ -232,7 +251,11 @@ impl Plain {
 
     fn print_output(&mut self, index: usize, number: usize) {
         let colour = self.colour;
-        let mut begun = self.partial.take().filter(|(owner, _)| *owner == index).map(|(_, bytes)| bytes);
+        let mut begun = self
+            .partial
+            .take()
+            .filter(|(owner, _)| *owner == index)
+            .map(|(_, bytes)| bytes);
         let output = &mut self.model.step_mut(index).output;
         let lines: Vec<_> = output.lines.drain(..).collect();
         let partial = output.partial.clone();
@@ -242,14 +265,24 @@ impl Plain {
                     let rest = plain_line(line.get(bytes..).unwrap_or_default(), colour);
                     let _ = writeln!(self.out, "{rest}");
                 }
-                None => self.line(number, &format!("{} {}", since_start(seconds), plain_line(&line, colour))),
+                None => self.line(
+                    number,
+                    &format!("{} {}", since_start(seconds), plain_line(&line, colour)),
+                ),
             }
         }
         if let Some((seconds, line)) = partial {
             match begun {
-                Some(bytes) => self.out.push_str(&plain_line(line.get(bytes..).unwrap_or_default(), colour)),
+                Some(bytes) => self
+                    .out
+                    .push_str(&plain_line(line.get(bytes..).unwrap_or_default(), colour)),
                 None => {
-                    let _ = write!(self.out, "#{number} {} {}", since_start(seconds), plain_line(&line, colour));
+                    let _ = write!(
+                        self.out,
+                        "#{number} {} {}",
+                        since_start(seconds),
+                        plain_line(&line, colour)
+                    );
                 }
             }
             self.partial = Some((index, line.len()));
@@ -279,12 +312,21 @@ impl Plain {
 fn status_text(status: &solver::progress::Status, timestamp: SystemTime) -> String {
     let mut text = plain_name(&status.id);
     if status.total != 0 {
-        let _ = write!(text, " {} / {}", show_bytes(status.current), show_bytes(status.total));
+        let _ = write!(
+            text,
+            " {} / {}",
+            show_bytes(status.current),
+            show_bytes(status.total)
+        );
     } else if status.current != 0 {
         let _ = write!(text, " {}", show_bytes(status.current));
     }
     let end = status.completed.unwrap_or(timestamp);
-    let took = status.started.and_then(|start| end.duration_since(start).ok()).unwrap_or_default().as_secs_f64();
+    let took = status
+        .started
+        .and_then(|start| end.duration_since(start).ok())
+        .unwrap_or_default()
+        .as_secs_f64();
     if took > 0.01 {
         let _ = write!(text, " {took:.1}s");
     }

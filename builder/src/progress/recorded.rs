@@ -33,12 +33,23 @@ pub fn events(recording: &str) -> Vec<(SystemTime, Event)> {
             let id = words.next().expect("a vertex").to_owned();
             let rest = words.next().unwrap_or_default();
             if verb == "announce" {
-                let info = VertexInfo { digest: Digest::of(id.as_bytes()), inputs: vec![], name: rest.into(), group: None };
+                let info = VertexInfo {
+                    digest: Digest::of(id.as_bytes()),
+                    inputs: vec![],
+                    name: rest.into(),
+                    group: None,
+                };
                 vertices.insert(id.clone(), (Arc::new(info), None));
             }
             let (vertex, started) = vertices.get_mut(&id).expect("announced before");
             let state = |started, completed, cached, error| {
-                Event::Vertex(VertexEvent { vertex: vertex.clone(), started, completed, cached, error })
+                Event::Vertex(VertexEvent {
+                    vertex: vertex.clone(),
+                    started,
+                    completed,
+                    cached,
+                    error,
+                })
             };
             let event = match verb {
                 "announce" => state(None, None, false, None),
@@ -52,13 +63,21 @@ pub fn events(recording: &str) -> Vec<(SystemTime, Event)> {
                 "log" => Event::Log(LogEvent {
                     vertex: vertex.digest,
                     stream: OutputStream::Stdout,
-                    data: rest.replace("\\n", "\n").replace("\\e", "\u{1b}").replace("\\r", "\r").into_bytes().into(),
+                    data: rest
+                        .replace("\\n", "\n")
+                        .replace("\\e", "\u{1b}")
+                        .replace("\\r", "\r")
+                        .into_bytes()
+                        .into(),
                     timestamp: now,
                 }),
                 "status" => Event::Status(status(vertex.digest, rest, now, &mut statuses)),
                 "warn" => Event::Warning(WarningEvent {
                     vertex: vertex.digest,
-                    warning: Warning { short: rest.into(), ..Warning::default() },
+                    warning: Warning {
+                        short: rest.into(),
+                        ..Warning::default()
+                    },
                 }),
                 other => panic!("unknown verb {other}"),
             };
@@ -67,10 +86,18 @@ pub fn events(recording: &str) -> Vec<(SystemTime, Event)> {
         .collect()
 }
 
-fn status(vertex: Digest, text: &str, now: SystemTime, begun: &mut HashMap<String, SystemTime>) -> StatusEvent {
+fn status(
+    vertex: Digest,
+    text: &str,
+    now: SystemTime,
+    begun: &mut HashMap<String, SystemTime>,
+) -> StatusEvent {
     let (id, numbers) = text.rsplit_once(' ').expect("an id and numbers");
     let is_done = numbers.ends_with('!');
-    let (current, total) = numbers.trim_end_matches('!').split_once('/').expect("current/total");
+    let (current, total) = numbers
+        .trim_end_matches('!')
+        .split_once('/')
+        .expect("current/total");
     let started = *begun.entry(id.to_owned()).or_insert(now);
     StatusEvent {
         vertex,

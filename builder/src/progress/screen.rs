@@ -66,7 +66,9 @@ impl Look {
     /// As the environment wishes: `NO_COLOR`, `BUILDKIT_COLORS`, `BUILDKIT_TTY_LOG_LINES`.
     pub fn of(environment: &crate::config::Environment) -> Look {
         let is_plain = environment.is_set("NO_COLOR") || environment.text("TERM") == Some("dumb");
-        let log_lines = environment.text("BUILDKIT_TTY_LOG_LINES").and_then(|lines| lines.parse().ok());
+        let log_lines = environment
+            .text("BUILDKIT_TTY_LOG_LINES")
+            .and_then(|lines| lines.parse().ok());
         Look {
             colours: match is_plain {
                 true => Colours::none(),

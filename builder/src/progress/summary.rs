@@ -37,17 +37,31 @@ impl Summary {
             }
             summary.ran += 1;
             let took = step.times.total(now);
-            if took > summary.slowest.as_ref().map_or(WORTH_NAMING, |(_, longest)| *longest) {
+            if took
+                > summary
+                    .slowest
+                    .as_ref()
+                    .map_or(WORTH_NAMING, |(_, longest)| *longest)
+            {
                 summary.slowest = Some((plain_name(&step.name), took));
             }
         }
-        summary.took = model.began().and_then(|began| now.duration_since(began).ok()).unwrap_or_default();
+        summary.took = model
+            .began()
+            .and_then(|began| now.duration_since(began).ok())
+            .unwrap_or_default();
         summary
     }
 
     /// `2 steps ran, 5 came from the cache, 1.2s`
     pub fn sentence(&self) -> String {
-        let steps = |count: usize| if count == 1 { "1 step".to_owned() } else { format!("{count} steps") };
+        let steps = |count: usize| {
+            if count == 1 {
+                "1 step".to_owned()
+            } else {
+                format!("{count} steps")
+            }
+        };
         let mut text = format!(
             "{} ran, {} came from the cache, {:.1}s",
             steps(self.ran),
@@ -55,7 +69,11 @@ impl Summary {
             self.took.as_secs_f64()
         );
         if let Some((name, took)) = &self.slowest {
-            text.push_str(&format!(" (longest: {} {:.1}s)", clip(name, 60), took.as_secs_f64()));
+            text.push_str(&format!(
+                " (longest: {} {:.1}s)",
+                clip(name, 60),
+                took.as_secs_f64()
+            ));
         }
         text
     }

@@ -44,7 +44,13 @@ impl Colours {
     /// No colours at all.
     pub fn none() -> Colours {
         let none = String::new();
-        Colours { run: none.clone(), cancel: none.clone(), error: none.clone(), warning: none.clone(), faint: none }
+        Colours {
+            run: none.clone(),
+            cancel: none.clone(),
+            error: none.clone(),
+            warning: none.clone(),
+            faint: none,
+        }
     }
 
     /// Blue, yellow, red; changed by a text such as `run=green:error=255,0,0`.
@@ -57,7 +63,9 @@ impl Colours {
             faint: "2".into(),
         };
         for change in changes.split(':') {
-            let Some((field, value)) = change.split_once('=') else { continue };
+            let Some((field, value)) = change.split_once('=') else {
+                continue;
+            };
             let Some(sequence) = colour(value) else { continue };
             match field {
                 "run" => colours.run = sequence,
@@ -72,7 +80,9 @@ impl Colours {
 }
 
 fn colour(value: &str) -> Option<String> {
-    let names = ["black", "red", "green", "yellow", "blue", "magenta", "cyan", "white"];
+    let names = [
+        "black", "red", "green", "yellow", "blue", "magenta", "cyan", "white",
+    ];
     if let Some(at) = names.iter().position(|name| name.eq_ignore_ascii_case(value)) {
         return Some((30 + at).to_string());
     }
@@ -115,7 +125,13 @@ enum Tint {
 impl Terminal {
     /// A display with these colours and at most this many lines of output a step.
     pub fn new(colours: Colours, log_lines: usize) -> Terminal {
-        Terminal { model: Model::default(), logs: HashMap::new(), colours, log_lines, drawn: 0 }
+        Terminal {
+            model: Model::default(),
+            logs: HashMap::new(),
+            colours,
+            log_lines,
+            drawn: 0,
+        }
     }
 
     /// What is known so far.
@@ -126,10 +142,15 @@ impl Terminal {
     /// Takes in events; `columns` is the window's width.
     pub fn update(&mut self, events: &[Event], now: SystemTime, columns: usize) {
         for event in events {
-            let Some(index) = self.model.apply(event, now) else { continue };
+            let Some(index) = self.model.apply(event, now) else {
+                continue;
+            };
             if let Event::Log(log) = event {
                 let size = self.log_size(columns);
-                let parser = self.logs.entry(index).or_insert_with(|| vt100::Parser::new(size.0, size.1, 0));
+                let parser = self
+                    .logs
+                    .entry(index)
+                    .or_insert_with(|| vt100::Parser::new(size.0, size.1, 0));
                 // A terminal in raw mode does not return the carriage at a line end; a user's does.
                 for line in log.data.split_inclusive(|&byte| byte == b'\n') {
                     parser.process(line.strip_suffix(b"\n").unwrap_or(line));
@@ -169,9 +190,16 @@ impl Terminal {
         }
         let mut lines = vec![self.header(now, columns, is_last)];
         for row in &rows {
-            let Some(line) = self.line(row, columns) else { continue };
+            let Some(line) = self.line(row, columns) else {
+                continue;
+            };
             lines.push(line);
-            for text in row.owner.and_then(|owner| shown.get(&owner)).into_iter().flatten() {
+            for text in row
+                .owner
+                .and_then(|owner| shown.get(&owner))
+                .into_iter()
+                .flatten()
+            {
                 lines.push(self.paint(Tint::None, &format!(" => => # {text}"), true));
             }
         }
@@ -190,10 +218,22 @@ impl Terminal {
     }
 
     fn header(&self, now: SystemTime, columns: usize, is_last: bool) -> String {
-        let took = self.model.began().and_then(|began| now.duration_since(began).ok()).unwrap_or_default();
+        let took = self
+            .model
+            .began()
+            .and_then(|began| now.duration_since(began).ok())
+            .unwrap_or_default();
         let (done, all) = self.model.counts();
-        let end = if is_last && done > 0 && done == all { " FINISHED" } else { "" };
-        clip(&format!("[+] Building {:.1}s ({done}/{all}){end}", took.as_secs_f64()), columns - 1).to_owned()
+        let end = if is_last && done > 0 && done == all {
+            " FINISHED"
+        } else {
+            ""
+        };
+        clip(
+            &format!("[+] Building {:.1}s ({done}/{all}){end}", took.as_secs_f64()),
+            columns - 1,
+        )
+        .to_owned()
     }
 
     fn rows(&self, now: SystemTime) -> Vec<Row> {
@@ -218,17 +258,26 @@ impl Terminal {
     fn choose_logs(&mut self, rows: &[Row], height: usize, columns: usize) -> BTreeMap<usize, Vec<String>> {
         let open = rows.iter().filter(|row| !row.is_done).count();
         let mut free = height.saturating_sub(2 + open);
-        let mut talking: Vec<usize> =
-            rows.iter().filter(|row| !row.is_done).filter_map(|row| row.owner).filter(|i| self.logs.contains_key(i)).collect();
+        let mut talking: Vec<usize> = rows
+            .iter()
+            .filter(|row| !row.is_done)
+            .filter_map(|row| row.owner)
+            .filter(|i| self.logs.contains_key(i))
+            .collect();
         talking.sort_by_key(|&index| std::cmp::Reverse(self.model.step(index).output.bytes));
         let size = self.log_size(columns);
-        let lines = self.log_lines.min(height.saturating_sub(MIN_LOG_LINES + 1)).max(MIN_LOG_LINES);
+        let lines = self
+            .log_lines
+            .min(height.saturating_sub(MIN_LOG_LINES + 1))
+            .max(MIN_LOG_LINES);
         let mut shown = BTreeMap::new();
         for index in talking {
             if free <= lines + 3 {
                 break;
             }
-            let Some(parser) = self.logs.get_mut(&index) else { continue };
+            let Some(parser) = self.logs.get_mut(&index) else {
+                continue;
+            };
             if parser.screen().size() != size {
                 parser.screen_mut().set_size(size.0, size.1);
             }
@@ -267,7 +316,11 @@ impl Terminal {
             left.push_str(&row.status);
         }
         let padding = (columns - 1).saturating_sub(width(&left) + timer.len());
-        Some(self.paint(row.colour, &format!("{left}{}{timer}", " ".repeat(padding)), false))
+        Some(self.paint(
+            row.colour,
+            &format!("{left}{}{timer}", " ".repeat(padding)),
+            false,
+        ))
     }
 
     fn paint(&self, tint: Tint, text: &str, faint: bool) -> String {
@@ -279,7 +332,11 @@ impl Terminal {
             Tint::Error => &self.colours.error,
             Tint::Warning => &self.colours.warning,
         };
-        if sequence.is_empty() { text.to_owned() } else { format!("\u{1b}[{sequence}m{text}\u{1b}[0m") }
+        if sequence.is_empty() {
+            text.to_owned()
+        } else {
+            format!("\u{1b}[{sequence}m{text}\u{1b}[0m")
+        }
     }
 }
 
@@ -305,7 +362,11 @@ fn step_row(step: &Step, index: usize, now: SystemTime) -> Row {
 fn status_row(line: &super::model::StatusLine, now: SystemTime) -> Row {
     let status = &line.status;
     let end = status.completed.unwrap_or(now);
-    let seconds = status.started.and_then(|start| end.duration_since(start).ok()).unwrap_or_default().as_secs_f64();
+    let seconds = status
+        .started
+        .and_then(|start| end.duration_since(start).ok())
+        .unwrap_or_default()
+        .as_secs_f64();
     let mut text = match (status.total, status.current) {
         (0, 0) => String::new(),
         (0, current) => show_bytes(current),

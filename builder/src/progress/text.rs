@@ -133,7 +133,12 @@ mod tests {
 
     #[test]
     fn clipping_counts_columns() {
-        for (text, limit, expected) in [("abc", 2, "ab"), ("abc", 3, "abc"), ("日本", 3, "日"), ("", 0, "")] {
+        for (text, limit, expected) in [
+            ("abc", 2, "ab"),
+            ("abc", 3, "abc"),
+            ("日本", 3, "日"),
+            ("", 0, ""),
+        ] {
             assert_eq!(clip(text, limit), expected);
         }
         assert_eq!(width("日本a"), 5);

@@ -13,7 +13,11 @@ fn comma_separated_values() {
         ("a\"b", None),
     ] {
         let fields = fields("-o", text).ok();
-        assert_eq!(fields, expected.map(|list| list.into_iter().map(str::to_owned).collect()), "{text}");
+        assert_eq!(
+            fields,
+            expected.map(|list| list.into_iter().map(str::to_owned).collect()),
+            "{text}"
+        );
     }
 }
 
@@ -29,7 +33,9 @@ fn hosts() {
         (":1.2.3.4", None),
         ("db:999.1.1.1", None),
     ] {
-        let shown = add_host(text).ok().map(|(name, address)| format!("{name}={address}"));
+        let shown = add_host(text)
+            .ok()
+            .map(|(name, address)| format!("{name}={address}"));
         assert_eq!(shown.as_deref(), expected, "{text}");
     }
 }
@@ -47,7 +53,11 @@ fn limits() {
         ("files=1", None),
         ("nofile=x", None),
     ] {
-        assert_eq!(ulimit(text).ok().map(|limit| limit.to_string()).as_deref(), expected, "{text}");
+        assert_eq!(
+            ulimit(text).ok().map(|limit| limit.to_string()).as_deref(),
+            expected,
+            "{text}"
+        );
     }
 }
 
@@ -59,8 +69,14 @@ fn secrets() {
         ("id=TOKEN", Some(("TOKEN", value("value")))),
         ("id=t,env=TOKEN", Some(("t", value("value")))),
         ("id=t,type=env,src=TOKEN", Some(("t", value("value")))),
-        ("id=t,src=/dev/null", Some(("t", SecretSource::File("/dev/null".into())))),
-        ("id=t,source=/dev/null,type=file", Some(("t", SecretSource::File("/dev/null".into())))),
+        (
+            "id=t,src=/dev/null",
+            Some(("t", SecretSource::File("/dev/null".into()))),
+        ),
+        (
+            "id=t,source=/dev/null,type=file",
+            Some(("t", SecretSource::File("/dev/null".into()))),
+        ),
         ("id=t,env=UNSET", None),
         ("id=t,src=/no/such/file", None),
         ("id=t,src=/dev/null,env=TOKEN", None),
@@ -69,7 +85,11 @@ fn secrets() {
         ("id=t,typ=env", None),
     ] {
         let found = secret(text, &environment).ok();
-        assert_eq!(found, expected.map(|(id, source)| (id.to_owned(), source)), "{text}");
+        assert_eq!(
+            found,
+            expected.map(|(id, source)| (id.to_owned(), source)),
+            "{text}"
+        );
     }
 }
 
@@ -86,8 +106,14 @@ fn annotations() {
     for (text, expected) in [
         ("a=b", Some(vec!["annotation-manifest.a=b"])),
         ("index:a=b", Some(vec!["annotation-index.a=b"])),
-        ("index,manifest:a=b", Some(vec!["annotation-index.a=b", "annotation-manifest.a=b"])),
-        ("manifest[linux/arm64]:a=b", Some(vec!["annotation-manifest[linux/arm64].a=b"])),
+        (
+            "index,manifest:a=b",
+            Some(vec!["annotation-index.a=b", "annotation-manifest.a=b"]),
+        ),
+        (
+            "manifest[linux/arm64]:a=b",
+            Some(vec!["annotation-manifest[linux/arm64].a=b"]),
+        ),
         ("org:x=b", Some(vec!["annotation-manifest.org:x=b"])),
         ("index[linux/arm64]:a=b", None),
         ("manifest[linux:a=b", None),
@@ -95,15 +121,28 @@ fn annotations() {
         ("a", None),
     ] {
         let found = annotation(text).ok();
-        let found = found.map(|list| list.into_iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>());
-        assert_eq!(found, expected.map(|list| list.into_iter().map(str::to_owned).collect()), "{text}");
+        let found = found.map(|list| {
+            list.into_iter()
+                .map(|(k, v)| format!("{k}={v}"))
+                .collect::<Vec<_>>()
+        });
+        assert_eq!(
+            found,
+            expected.map(|list| list.into_iter().map(str::to_owned).collect()),
+            "{text}"
+        );
     }
 }
 
 #[test]
 fn build_arguments_may_come_from_the_environment() {
     let environment = Environment::of(&[("WHO", "env")]);
-    let values = ["WHO".to_owned(), "UNSET".to_owned(), "A=b=c".to_owned(), "E=".to_owned()];
+    let values = [
+        "WHO".to_owned(),
+        "UNSET".to_owned(),
+        "A=b=c".to_owned(),
+        "E=".to_owned(),
+    ];
     let args = build_args(&values, &environment).expect("valid");
     let shown: Vec<_> = args.iter().map(|(k, v)| format!("{k}={v}")).collect();
     assert_eq!(shown, ["A=b=c", "E=", "WHO=env"]);
@@ -112,7 +151,11 @@ fn build_arguments_may_come_from_the_environment() {
 
 #[test]
 fn entitlements_and_networks_by_name() {
-    assert!(entitlements(&["network.host,security.insecure".into()]).expect("known").security_insecure);
+    assert!(
+        entitlements(&["network.host,security.insecure".into()])
+            .expect("known")
+            .security_insecure
+    );
     assert!(entitlements(&["network".into()]).is_err());
     assert_eq!(network("none").ok(), Some(NetworkMode::None));
     assert!(network("bridge").is_err());
@@ -121,7 +164,10 @@ fn entitlements_and_networks_by_name() {
 #[test]
 fn resources() {
     assert_eq!(resource("-m", "memory", "64m").expect("valid").1, "67108864");
-    assert_eq!(resource("--resource", "memory-swap", "-1").expect("valid").0, "memswap");
+    assert_eq!(
+        resource("--resource", "memory-swap", "-1").expect("valid").0,
+        "memswap"
+    );
     assert!(resource("--resource", "gpu", "1").is_err());
     assert!(resource("--resource", "cpu-quota", "lots").is_err());
 }

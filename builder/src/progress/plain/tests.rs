@@ -126,7 +126,10 @@ fn failures_are_repeated_below_and_cancelled_steps_are_not() {
 0.058 fail
 ------
 ";
-    assert!(text.contains("#1 ERROR: process did not complete: exit code: 7\n"), "{text}");
+    assert!(
+        text.contains("#1 ERROR: process did not complete: exit code: 7\n"),
+        "{text}"
+    );
     assert!(text.contains(" CANCELED\n"), "{text}");
     assert!(text.ends_with(expected_end), "{text}");
     assert_eq!(text.matches("------").count(), 2, "{text}");
@@ -141,7 +144,10 @@ fn a_warning_stands_with_its_step() {
         2 done a
     ";
     let text = show(recording);
-    assert!(text.contains("#1 WARN: FromAsCasing: 'as' and 'FROM' keywords' casing do not match (line 1)\n"), "{text}");
+    assert!(
+        text.contains("#1 WARN: FromAsCasing: 'as' and 'FROM' keywords' casing do not match (line 1)\n"),
+        "{text}"
+    );
 }
 
 #[test]

@@ -14,7 +14,11 @@ impl Window {
     fn new(rows: usize) -> Window {
         let height = u16::try_from(rows).expect("small");
         let screen = vt100::Parser::new(height, COLUMNS as u16, 0);
-        Window { terminal: Terminal::new(Colours::with(""), 6), screen, rows }
+        Window {
+            terminal: Terminal::new(Colours::with(""), 6),
+            screen,
+            rows,
+        }
     }
 
     fn play(&mut self, recording: &str, until: u64) {
@@ -31,7 +35,11 @@ impl Window {
 
     fn text(&self) -> String {
         let rows = self.screen.screen().rows(0, COLUMNS as u16);
-        rows.map(|row| row.trim_end().to_owned()).collect::<Vec<_>>().join("\n").trim_end().to_owned()
+        rows.map(|row| row.trim_end().to_owned())
+            .collect::<Vec<_>>()
+            .join("\n")
+            .trim_end()
+            .to_owned()
     }
 }
 
@@ -69,7 +77,11 @@ fn squeeze(line: &str) -> String {
 #[test]
 fn lines_are_never_wider_than_the_window() {
     let mut window = Window::new(20);
-    let long = format!("0 announce a {}\n0 start a\n0 status a {} 1/2\n", "x".repeat(300), "日".repeat(90));
+    let long = format!(
+        "0 announce a {}\n0 start a\n0 status a {} 1/2\n",
+        "x".repeat(300),
+        "日".repeat(90)
+    );
     window.play(&long, 0);
     assert_eq!(window.text().lines().count(), 3, "{}", window.text());
 }
@@ -78,7 +90,9 @@ fn lines_are_never_wider_than_the_window() {
 fn a_low_window_keeps_what_works() {
     let mut recording = String::from("0 announce w worker\n0 start w\n");
     for n in 0..30 {
-        recording.push_str(&format!("{n} announce s{n} step-{n}\n{n} start s{n}\n{n} done s{n}\n"));
+        recording.push_str(&format!(
+            "{n} announce s{n} step-{n}\n{n} start s{n}\n{n} done s{n}\n"
+        ));
     }
     let mut window = Window::new(8);
     window.play(&recording, 1000);
@@ -97,7 +111,9 @@ fn the_end_shows_all_and_the_failure() {
         window.terminal.update(&[event], now, COLUMNS);
     }
     let last = window.terminal.finish(at(1400), COLUMNS, 24);
-    window.screen.process(last.replace("\r\n", "\n").replace('\n', "\r\n").as_bytes());
+    window
+        .screen
+        .process(last.replace("\r\n", "\n").replace('\n', "\r\n").as_bytes());
     let text = window.text();
     assert!(text.contains("[+] Building 1.4s (2/2) FINISHED"), "{text}");
     assert!(text.contains(" => ERROR [2/2] RUN make"), "{text}");
@@ -108,6 +124,9 @@ fn the_end_shows_all_and_the_failure() {
 #[test]
 fn colours_can_be_set_and_nonsense_is_left_out() {
     let colours = Colours::with("run=green:error=1,2,3:cancel=ugly:nonsense");
-    assert_eq!((colours.run.as_str(), colours.error.as_str()), ("32", "38;2;1;2;3"));
+    assert_eq!(
+        (colours.run.as_str(), colours.error.as_str()),
+        ("32", "38;2;1;2;3")
+    );
     assert_eq!(colours.cancel, "33");
 }

@@ -1,0 +1,146 @@
+//! The frontend's questions, answered by the solver and the worker.
+//!
+//! ```text
+//! frontend ─ read_files ────▶ job.build(local source, git, …) ─▶ view of the result ─▶ bytes
+//!          ─ resolve_image ─▶ worker (registry, own store, layouts) ─▶ digest and config
+//!          ─ warn ──────────▶ progress of the step that loaded the file
+//! ```
+use super::run::Engine;
+use async_trait::async_trait;
+use cache::ImmutableRef;
+use cache::view::View;
+use frontend::{FileRequest, Gateway, GatewayError, ImageRequest, ResolvedImage, Warning};
+use llb::Definition;
+use oci::{Digest, Reference};
+use solver::progress::{Sink, VertexInfo};
+use solver::{Blame, Job, OpError, SolveError};
+use std::sync::Arc;
+use tree::RootPath;
+use worker::Session;
+
+/// The most a frontend may read of one file, in bytes.
+const MAX_FILE_BYTES: u64 = 16 << 20;
+
+/// Answers for one build.
+pub(super) struct Bridge<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) job: &'a Job<ImmutableRef>,
+    pub(super) session: Arc<Session>,
+    /// The name of the step under which warnings are shown.
+    pub(super) definition_step: String,
+}
+
+/// Whose move an answer's failure is, if the answerer said.
+pub(super) fn blame_of(error: &GatewayError) -> Option<Blame> {
+    if let Some(solve) = error.0.downcast_ref::<SolveError>() {
+        return Some(solve.blame());
+    }
+    error.0.downcast_ref::<OpError>().map(OpError::blame)
+}
+
+#[async_trait]
+impl Gateway for Bridge<'_> {
+    async fn read_files(
+        &self,
+        from: &Definition,
+        files: &[FileRequest],
+    ) -> Result<Vec<Option<Vec<u8>>>, GatewayError> {
+        let built = self.job.build(from).await.map_err(GatewayError::new)?;
+        let Some(result) = built.result else {
+            return Ok(vec![None; files.len()]);
+        };
+        let meter: Arc<dyn cache::Meter> = Arc::new(cache::NoMeter);
+        let view = result.view(&meter).await.map_err(GatewayError::new)?;
+        let files = files.to_vec();
+        let read = move || files.iter().map(|file| read_file(&view, file)).collect();
+        tokio::task::spawn_blocking(read)
+            .await
+            .map_err(GatewayError::new)?
+    }
+
+    async fn resolve_image(&self, request: &ImageRequest) -> Result<ResolvedImage, GatewayError> {
+        let step = self.job.step(
+            &format!("{}@{}", request.log_name, request.platform),
+            &request.log_name,
+        );
+        let found = self.resolve(request, step.sink()).await;
+        step.finish(found.as_ref().err().map(ToString::to_string));
+        found
+    }
+
+    fn warn(&self, warning: Warning) {
+        let digest = warning
+            .vertex
+            .unwrap_or_else(|| Digest::of(self.definition_step.as_bytes()));
+        let vertex = VertexInfo {
+            digest,
+            inputs: Vec::new(),
+            name: self.definition_step.clone(),
+            group: None,
+        };
+        let step = self.job.step_as(vertex);
+        step.sink().warn(solver::progress::Warning {
+            level: 1,
+            short: warning.message,
+            detail: vec![warning.detail],
+            url: warning.url,
+            source: Some(llb::SourceFile {
+                filename: warning.source.filename.clone(),
+                data: warning.source.data.clone(),
+                language: warning.source.language.clone(),
+                definition: None,
+            }),
+            ranges: warning.location.ranges,
+        });
+        step.finish(None);
+    }
+}
+
+impl Bridge<'_> {
+    async fn resolve(&self, request: &ImageRequest, sink: &Sink) -> Result<ResolvedImage, GatewayError> {
+        let reference = Reference::parse_normalized(&request.reference).map_err(GatewayError::new)?;
+        let mode = match request.mode {
+            frontend::ResolveMode::Default => worker::ResolveMode::Default,
+            frontend::ResolveMode::Pull => worker::ResolveMode::Pull,
+            frontend::ResolveMode::Local => worker::ResolveMode::Local,
+        };
+        let place = match &request.place {
+            frontend::ImagePlace::Registry => worker::ImagePlace::Registry,
+            frontend::ImagePlace::OciLayout { store } => {
+                worker::ImagePlace::OciLayout { store: store.clone() }
+            }
+        };
+        let worker = &self.engine.worker;
+        let found = worker
+            .resolve_image(&self.session, &reference, &request.platform, mode, place, sink)
+            .await
+            .map_err(GatewayError::new)?;
+        Ok(ResolvedImage {
+            reference: found.reference,
+            digest: found.digest,
+            config: found.config,
+        })
+    }
+}
+
+/// A file of a result; `None` where there is none, or it is no file.
+fn read_file(view: &View, file: &FileRequest) -> Result<Option<Vec<u8>>, GatewayError> {
+    let path = RootPath::clean(file.path.as_bytes()).map_err(GatewayError::new)?;
+    let Some(node) = view.find(&path).map_err(GatewayError::new)? else {
+        return Ok(None);
+    };
+    if view.entry(&node).map_err(GatewayError::new)?.kind != tree::Kind::File {
+        return Ok(None);
+    }
+    let limit = file.limit.unwrap_or(MAX_FILE_BYTES + 1);
+    let mut bytes = Vec::new();
+    let mut reader = std::io::Read::take(view.open(&node).map_err(GatewayError::new)?, limit);
+    std::io::Read::read_to_end(&mut reader, &mut bytes).map_err(GatewayError::new)?;
+    if file.limit.is_none() && bytes.len() as u64 > MAX_FILE_BYTES {
+        return Err(GatewayError::new(format!(
+            "{} has more than {MAX_FILE_BYTES} bytes",
+            file.path
+        )));
+    }
+    Ok(Some(bytes))
+}

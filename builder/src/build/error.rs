@@ -1,0 +1,178 @@
+//! Why a build gave nothing, with all a person needs to mend it.
+use solver::{Blame, SolveError};
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+
+/// Why a build gave nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// A mistake in the Dockerfile, or a base image that cannot be had.
+    #[error(transparent)]
+    Frontend(#[from] frontend::Error),
+    /// A step failed.
+    #[error(transparent)]
+    Solve(#[from] SolveError),
+    /// A step wants what the command line did not allow.
+    #[error("{entitlement} is not allowed, but {step:?} asks for it")]
+    NotAllowed {
+        /// `network.host` or `security.insecure`.
+        entitlement: &'static str,
+        /// The step's name.
+        step: String,
+    },
+    /// The options make no sense to the frontend.
+    #[error(transparent)]
+    Options(#[from] frontend::OptionsError),
+    /// A result could not be given out.
+    #[error("export as {output}: {reason}")]
+    Export {
+        /// The output's type.
+        output: String,
+        /// The whole chain of causes.
+        reason: String,
+        /// Whose move it is.
+        blame: Blame,
+    },
+    /// The store could not be opened, or refused.
+    #[error("open the store in {}: {reason}", root.display())]
+    Store {
+        /// Where it is.
+        root: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// Something of this machine did not work.
+    #[error("{doing}: {reason}")]
+    Machine {
+        /// What was attempted.
+        doing: String,
+        /// Why it failed.
+        reason: String,
+    },
+    /// Ctrl-C or SIGTERM.
+    #[error("cancelled")]
+    Cancelled {
+        /// The signal.
+        signal: i32,
+    },
+}
+
+/// Lines of a file an error is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lines {
+    /// The file's name.
+    pub filename: String,
+    /// Its contents.
+    pub data: Vec<u8>,
+    /// The lines, counted from 1.
+    pub ranges: Vec<RangeInclusive<usize>>,
+}
+
+impl BuildError {
+    /// Whose move it is.
+    pub fn blame(&self) -> Blame {
+        match self {
+            BuildError::Frontend(error) => blame_of_frontend(error),
+            BuildError::Solve(error) => error.blame(),
+            BuildError::NotAllowed { .. } | BuildError::Options(_) | BuildError::Cancelled { .. } => {
+                Blame::User
+            }
+            BuildError::Export { blame, .. } => *blame,
+            BuildError::Store { .. } | BuildError::Machine { .. } => Blame::Environment,
+        }
+    }
+
+    /// The lines of the Dockerfile it is about.
+    pub fn lines(&self) -> Vec<Lines> {
+        match self {
+            BuildError::Solve(SolveError::Vertex { places, .. }) => {
+                places.iter().map(lines_of_place).collect()
+            }
+            BuildError::Frontend(error) => lines_of_frontend(error),
+            _ => Vec::new(),
+        }
+    }
+
+    /// What to do about it, where that is known.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            BuildError::NotAllowed { entitlement, .. } => {
+                Some(format!("if you trust this Dockerfile, add --allow {entitlement}"))
+            }
+            BuildError::Frontend(error) => error.hint.clone(),
+            BuildError::Solve(error) => hint_of_step(&error.to_string()),
+            _ => None,
+        }
+    }
+}
+
+fn lines_of_place(place: &solver::Place) -> Lines {
+    let line = |number: i32| usize::try_from(number).unwrap_or_default();
+    Lines {
+        filename: place.file.filename.clone(),
+        data: place.file.data.clone(),
+        ranges: place
+            .location
+            .ranges
+            .iter()
+            .map(|range| line(range.start.line)..=line(range.end.line))
+            .collect(),
+    }
+}
+
+/// Hints for failures everybody meets once.
+fn hint_of_step(text: &str) -> Option<String> {
+    const HINTS: [(&str, &str); 5] = [
+        (
+            "exit code: 127",
+            "a command was not found: is it installed in this stage, and on PATH?",
+        ),
+        (
+            "exit code: 126",
+            "a file could not be executed: is it marked executable (COPY --chmod=0755)?",
+        ),
+        (
+            "exit code: 137",
+            "the step was killed, most likely for lack of memory",
+        ),
+        ("secret", "offer it with --secret id=ID,src=FILE"),
+        ("ssh", "forward an agent with --ssh default"),
+    ];
+    let found = HINTS.iter().find(|(sign, _)| match *sign {
+        "secret" | "ssh" => text.contains(sign) && text.contains("not found"),
+        sign => text.ends_with(sign),
+    });
+    found.map(|(_, hint)| (*hint).to_owned())
+}
+
+fn blame_of_frontend(error: &frontend::Error) -> Blame {
+    use frontend::ErrorKind;
+    match &error.kind {
+        ErrorKind::Image { source, .. } | ErrorKind::Read { source, .. } => {
+            // Whoever answered the question knows whose move it is.
+            super::bridge::blame_of(source).unwrap_or(Blame::User)
+        }
+        ErrorKind::Llb(_) => Blame::Internal,
+        _ => Blame::User,
+    }
+}
+
+fn lines_of_frontend(error: &frontend::Error) -> Vec<Lines> {
+    let Some(map) = &error.source_map else {
+        return Vec::new();
+    };
+    let line = |number: i32| usize::try_from(number).unwrap_or_default();
+    let ranges: Vec<_> = error
+        .ranges
+        .iter()
+        .map(|range| line(range.start.line)..=line(range.end.line))
+        .collect();
+    if ranges.is_empty() {
+        return Vec::new();
+    }
+    vec![Lines {
+        filename: map.filename.clone(),
+        data: map.data.clone(),
+        ranges,
+    }]
+}

@@ -1,0 +1,16 @@
+//! One build, from a request to what was asked for.
+//!
+//! ```text
+//! run ─▶ bridge (the frontend's questions) ─▶ Answer ─▶ permissions ─▶ solver ─▶ outputs ─▶ Outcome
+//! ```
+mod error;
+mod permissions;
+mod bridge;
+mod docker_daemon;
+mod outcome;
+mod outputs;
+mod run;
+
+pub use error::BuildError;
+pub use outcome::{BuiltImage, Outcome};
+pub use run::{Engine, run};

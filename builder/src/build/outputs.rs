@@ -1,0 +1,242 @@
+//! What was built, given to every output at the same time.
+//!
+//! ```text
+//! Built ─▶ export (worker) ─┬─▶ own store, registry      answer: digests, names
+//!                           ├─▶ file (aside, renamed), stdout
+//!                           ├─▶ directory
+//!                           └─▶ Docker daemon
+//! ```
+//!
+//! Each output is a step of its own on the screen. A file is there whole or not at all.
+use super::BuildError;
+use super::docker_daemon::DockerLoad;
+use super::outcome::{BuiltImage, Outcome};
+use super::run::Engine;
+use crate::request::{BuildRequest, Destination, Output, OutputKind};
+use cache::ImmutableRef;
+use frontend::Answer;
+use futures_util::future::try_join_all;
+use solver::{Blame, Job};
+use std::io::Write;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::Path;
+use std::sync::Arc;
+use tempfile::NamedTempFile;
+use worker::Session;
+use worker::export::{self, Dest, Kind, PlatformResult, Source};
+
+/// The frontend's answer and the solver's results, one per platform.
+pub(super) struct Built {
+    pub(super) answer: Answer,
+    pub(super) results: Vec<Option<ImmutableRef>>,
+}
+
+/// Gives the result to all outputs; the first failure ends them all.
+pub(super) async fn give(
+    engine: &Engine,
+    job: &Job<ImmutableRef>,
+    session: &Arc<Session>,
+    request: &BuildRequest,
+    built: &Built,
+) -> Result<Outcome, BuildError> {
+    let source = source(built);
+    let exports = request
+        .outputs
+        .iter()
+        .enumerate()
+        .filter(|(_, output)| output.kind != OutputKind::CacheOnly);
+    let done = try_join_all(exports.map(|(number, output)| {
+        let (source, id) = (&source, format!("{}-export-{number}", job.id()));
+        async move {
+            let step = job.step(&id, title(output.kind));
+            let done = one(engine, session, request, output, source, step.sink()).await;
+            step.finish(done.as_ref().err().map(ToString::to_string));
+            done.map(|done| (output, done))
+        }
+    }))
+    .await?;
+    let mut outcome = Outcome::default();
+    for (output, done) in done {
+        outcome.given.push(sentence(output));
+        outcome.response.extend(done.response);
+        if outcome.images.is_empty() {
+            outcome.images = done.images.into_iter().map(built_image).collect();
+        }
+    }
+    Ok(outcome)
+}
+
+fn built_image(image: export::Image) -> BuiltImage {
+    BuiltImage {
+        platform: image.platform,
+        digest: image.digest,
+        size: image.size,
+        layers: image.layers,
+    }
+}
+
+fn source(built: &Built) -> Source {
+    let platforms = built
+        .answer
+        .platforms
+        .iter()
+        .zip(&built.results)
+        .map(|(platform, result)| PlatformResult {
+            id: platform.id.clone(),
+            platform: platform.platform.clone(),
+            result: result.clone(),
+            config: platform.config.clone(),
+            base_config: platform.base_config.clone(),
+            epoch: platform.epoch,
+        });
+    Source {
+        platforms: platforms.collect(),
+        is_index: built.answer.is_multi_platform,
+    }
+}
+
+fn title(kind: OutputKind) -> &'static str {
+    match kind {
+        OutputKind::Image => "exporting to image",
+        OutputKind::Oci => "exporting to oci image format",
+        OutputKind::Docker => "exporting to docker image format",
+        OutputKind::Local => "exporting to client directory",
+        OutputKind::Tar => "exporting to client tarball",
+        OutputKind::CacheOnly => "keeping the result in the cache",
+    }
+}
+
+fn sentence(output: &Output) -> String {
+    let name = output.attrs.get("name").map_or("without a name", String::as_str);
+    match (&output.dest, output.kind) {
+        (Some(Destination::Path(path)), _) => format!("written {}", path.display()),
+        (Some(Destination::Stdout), _) => "written to stdout".to_owned(),
+        (Some(Destination::DockerDaemon), _) => format!("loaded  {name} into the Docker daemon"),
+        (None, _)
+            if output
+                .attrs
+                .get("push")
+                .is_some_and(|push| crate::cli::is_true(push)) =>
+        {
+            format!("pushed  {name}")
+        }
+        (None, _) => format!("named   {name}"),
+    }
+}
+
+async fn one(
+    engine: &Engine,
+    session: &Arc<Session>,
+    request: &BuildRequest,
+    output: &Output,
+    source: &Source,
+    sink: &solver::progress::Sink,
+) -> Result<export::Done, BuildError> {
+    let failed = |doing: &str, error: std::io::Error| BuildError::Machine {
+        doing: doing.to_owned(),
+        reason: error.to_string(),
+    };
+    let mut attrs = output.attrs.clone();
+    if let Some(epoch) = request.build_args.get("SOURCE_DATE_EPOCH") {
+        attrs
+            .entry("source-date-epoch".into())
+            .or_insert_with(|| epoch.clone());
+    }
+    let (kind, is_folder) = match output.kind {
+        OutputKind::Image | OutputKind::CacheOnly => (Kind::Image, false),
+        OutputKind::Oci => (Kind::Oci, is_layout(output)),
+        OutputKind::Docker => (Kind::Docker, is_layout(output)),
+        OutputKind::Local => (Kind::Local, true),
+        OutputKind::Tar => (Kind::Tar, false),
+    };
+    let mut end = End::Nothing;
+    let dest = match &output.dest {
+        None => None,
+        Some(Destination::Path(path)) if is_folder => Some(Dest::Dir(path.clone())),
+        Some(Destination::Path(path)) => {
+            let (writer, file) =
+                file(path).map_err(|error| failed(&format!("write {}", path.display()), error))?;
+            end = file.map_or(End::Nothing, |file| End::Rename(file, path.clone()));
+            Some(Dest::Writer(writer))
+        }
+        Some(Destination::Stdout) => Some(Dest::Writer(Box::new(std::io::stdout()))),
+        Some(Destination::DockerDaemon) => {
+            let socket = request.docker_socket.as_deref();
+            let load = DockerLoad::begin(socket).map_err(|error| BuildError::Export {
+                output: "docker".into(),
+                reason: error.to_string(),
+                blame: Blame::Environment,
+            })?;
+            let writer = load
+                .writer()
+                .map_err(|error| failed("talk to the Docker daemon", error))?;
+            end = End::Docker(load);
+            Some(Dest::Writer(writer))
+        }
+    };
+    let asked = export::Request { kind, attrs, dest };
+    let done = export::export(&engine.worker, session, asked, source, sink)
+        .await
+        .map_err(|error| BuildError::Export {
+            output: output.kind.name().into(),
+            reason: error.to_string(),
+            blame: error.blame(),
+        })?;
+    let name = output.kind.name();
+    tokio::task::spawn_blocking(move || end.finish())
+        .await
+        .map_err(|error| failed("finish the export", std::io::Error::other(error)))?
+        .map_err(|error| failed(&format!("finish the export as {name}"), error))?;
+    Ok(done)
+}
+
+/// `tar=false`: a folder instead of an archive.
+fn is_layout(output: &Output) -> bool {
+    output
+        .attrs
+        .get("tar")
+        .is_some_and(|tar| !crate::cli::is_true(tar))
+}
+
+/// What is left to do when every byte is written.
+enum End {
+    Nothing,
+    Rename(NamedTempFile, std::path::PathBuf),
+    Docker(DockerLoad),
+}
+
+impl End {
+    fn finish(self) -> std::io::Result<()> {
+        match self {
+            End::Nothing => Ok(()),
+            End::Rename(file, path) => {
+                // What a file made by a shell would have.
+                std::fs::set_permissions(file.path(), PermissionsExt::from_mode(0o644))?;
+                file.persist(path).map(|_| ()).map_err(|error| error.error)
+            }
+            End::Docker(load) => load.finish(),
+        }
+    }
+}
+
+type Writing = (Box<dyn Write + Send>, Option<NamedTempFile>);
+
+/// A file to be renamed to `path`; a pipe or device is written as it is.
+fn file(path: &Path) -> std::io::Result<Writing> {
+    let is_special = std::fs::metadata(path).is_ok_and(|found| {
+        let kind = found.file_type();
+        kind.is_fifo() || kind.is_char_device() || kind.is_block_device()
+    });
+    if is_special {
+        return Ok((
+            Box::new(std::fs::OpenOptions::new().write(true).open(path)?),
+            None,
+        ));
+    }
+    let folder = path
+        .parent()
+        .filter(|folder| !folder.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
+    let aside = NamedTempFile::new_in(folder)?;
+    Ok((Box::new(std::io::BufWriter::new(aside.reopen()?)), Some(aside)))
+}

@@ -1,0 +1,81 @@
+//! ONE BUILD, all of it, on one screen.
+//!
+//! ```text
+//! 1 ask the frontend ─▶ 2 check what it wants ─▶ 3 solve every platform at once ─▶ 4 give out ─▶ Outcome
+//! ```
+use super::bridge::Bridge;
+use super::outcome::Outcome;
+use super::outputs::{self, Built};
+use super::{BuildError, permissions};
+use crate::request::BuildRequest;
+use cache::{Cache, ImmutableRef};
+use frontend::{Answer, Options};
+use futures_util::future::try_join_all;
+use solver::{Job, Solver};
+use std::sync::Arc;
+use worker::{Session, Worker};
+
+/// All that builds of one process share.
+pub struct Engine {
+    /// What is kept.
+    pub cache: Cache,
+    /// What does the work.
+    pub worker: Arc<Worker>,
+    /// What decides.
+    pub solver: Solver<ImmutableRef>,
+}
+
+/// Runs one build to its end; dropping the future cancels it.
+///
+/// # Errors
+/// [`BuildError`], with the lines of the Dockerfile where it is about any.
+pub async fn run(
+    engine: &Engine,
+    job: &Job<ImmutableRef>,
+    session: Arc<Session>,
+    request: &BuildRequest,
+) -> Result<Outcome, BuildError> {
+    let options = options(request, &session)?;
+    let definition_step = format!("[internal] load build definition from {}", options.filename);
+    let bridge = Bridge {
+        engine,
+        job,
+        session: session.clone(),
+        definition_step,
+    };
+    let answer = frontend::build(&bridge, &options).await?;
+    check(&answer, request)?;
+    let built = solve(job, answer).await?;
+    outputs::give(engine, job, &session, request, &built).await
+}
+
+fn options(request: &BuildRequest, session: &Session) -> Result<Options, BuildError> {
+    let mut options = Options::from_attributes(&request.attributes())?;
+    options.session = session.caller().id().to_string();
+    Ok(options)
+}
+
+fn check(answer: &Answer, request: &BuildRequest) -> Result<(), BuildError> {
+    for platform in &answer.platforms {
+        let graph = platform
+            .definition
+            .to_graph()
+            .map_err(|error| solver::SolveError::Definition(Arc::new(error)))?;
+        permissions::check(&graph, request.entitlements)?;
+    }
+    Ok(())
+}
+
+async fn solve(job: &Job<ImmutableRef>, answer: Answer) -> Result<Built, BuildError> {
+    let results = try_join_all(
+        answer
+            .platforms
+            .iter()
+            .map(|platform| job.build(&platform.definition)),
+    )
+    .await?;
+    Ok(Built {
+        results: results.into_iter().map(|built| built.result).collect(),
+        answer,
+    })
+}

@@ -1,0 +1,137 @@
+//! A build in this very process: no daemon, no wire.
+//!
+//! ```text
+//! open (store, worker, solver) ─▶ job ─┬─▶ build::run ─▶ Outcome ─▶ files
+//!                                      └─▶ screen
+//! ```
+//!
+//! A signal drops the build; then the job is discarded, which waits until every step it ran has ended and
+//! given back its mounts. Only after that the process ends.
+use super::files;
+use super::offer::offer;
+use super::signals::Signals;
+use super::store::{open_store, registry};
+use crate::build::{self, BuildError, Engine, Outcome};
+use crate::config::Config;
+use crate::progress::{Kind, Look, Screen};
+use crate::request::BuildRequest;
+use session::{Caller, SessionId};
+use solver::Solver;
+use std::io::Read;
+use std::path::PathBuf;
+use std::sync::Arc;
+use worker::{Session, Worker};
+
+/// How a build is shown and run; nothing of it changes the result.
+pub struct Setting {
+    /// Which display.
+    pub kind: Kind,
+    /// How it looks.
+    pub look: Look,
+    /// The archive on stdin, if the context is one.
+    pub stdin: Option<Box<dyn Read + Send>>,
+    /// The OCI runtime that runs steps instead of the built-in executor.
+    pub oci_runtime: Option<PathBuf>,
+}
+
+/// Runs a build and writes its files.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn build(config: &Config, request: BuildRequest, setting: Setting) -> Result<Outcome, BuildError> {
+    runtime()?.block_on(run(config, request, setting))
+}
+
+async fn run(config: &Config, request: BuildRequest, setting: Setting) -> Result<Outcome, BuildError> {
+    let signals = Signals::listen().map_err(|error| machine("listen for signals", error))?;
+    let engine = open(config, setting.oci_runtime)?;
+    let id = new_id().map_err(|error| machine("make an id", error))?;
+    let offer = offer(config, SessionId::new(&id), &request, setting.stdin)?;
+    let caller: Arc<dyn Caller> = offer.caller.clone();
+    let session = Arc::new(Session::new(caller, &engine.cache, entitlements(&request)));
+    let job = engine.solver.job(&id, session.clone());
+    let screen = Screen::start(job.progress(), setting.kind, setting.look)
+        .map_err(|error| machine("start the progress display", error))?;
+    let built = tokio::select! {
+        biased;
+        signal = signals.received() => Err(BuildError::Cancelled { signal }),
+        built = build::run(&engine, &job, session, &request) => built,
+    };
+    job.discard().await;
+    let summary = screen.finish().await;
+    let mut outcome = built?;
+    outcome.summary = summary;
+    files::write(&request, &id, &outcome)?;
+    Ok(outcome)
+}
+
+/// The engine of this process: store, worker and solver.
+///
+/// # Errors
+/// The store cannot be opened, or the configuration names a file that cannot be read.
+pub fn open(config: &Config, oci_runtime: Option<PathBuf>) -> Result<Engine, BuildError> {
+    let cache = open_store(config)?;
+    let options = worker::Options {
+        oci_runtime,
+        ..worker::Options::default()
+    };
+    let worker = Worker::new(cache.clone(), registry(config)?, options);
+    let options = solver::Options {
+        max_parallelism: parallelism(config),
+        ..solver::Options::default()
+    };
+    let solver = Solver::new(worker.clone(), Arc::new(cache.keys()), options);
+    Ok(Engine {
+        cache,
+        worker,
+        solver,
+    })
+}
+
+fn entitlements(request: &BuildRequest) -> worker::Entitlements {
+    worker::Entitlements {
+        network_host: request.entitlements.network_host,
+        security_insecure: request.entitlements.security_insecure,
+    }
+}
+
+/// As configured, else one step per processor.
+fn parallelism(config: &Config) -> Option<usize> {
+    let here = || std::thread::available_parallelism().ok().map(usize::from);
+    config
+        .file
+        .worker
+        .max_parallelism
+        .filter(|steps| *steps > 0)
+        .or_else(here)
+}
+
+/// The runtime everything asynchronous runs on.
+pub fn runtime() -> Result<tokio::runtime::Runtime, BuildError> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("builder")
+        .build()
+        .map_err(|error| machine("start the runtime", error))
+}
+
+fn machine(doing: &str, error: impl std::fmt::Display) -> BuildError {
+    BuildError::Machine {
+        doing: doing.to_owned(),
+        reason: error.to_string(),
+    }
+}
+
+/// 25 characters of base 36, as BuildKit's ids.
+fn new_id() -> std::io::Result<String> {
+    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
+    let mut bytes = [0u8; 16];
+    std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;
+    let mut number = u128::from_le_bytes(bytes);
+    let mut id = String::with_capacity(25);
+    for _ in 0..25 {
+        id.push(char::from(DIGITS[(number % 36) as usize]));
+        number /= 36;
+    }
+    Ok(id)
+}

@@ -1,0 +1,16 @@
+//! The asker's side of a build: opens the engine, offers the user's things, shows progress, writes files.
+//!
+//! ```text
+//! BuildRequest ─▶ offer (LocalCaller) ─▶ in_process (engine, signals, screen) ─▶ Outcome ─▶ files
+//! ```
+mod store;
+mod offer;
+mod files;
+mod signals;
+mod in_process;
+mod transfer;
+
+pub use in_process::{Setting, build, open, runtime};
+pub use signals::Signals;
+pub use store::{hosts, open_store};
+pub use transfer::{Shown, TransferError, pull, push};
