@@ -147,7 +147,7 @@ fn hint_of_step(text: &str) -> Option<String> {
 
 fn blame_of_frontend(error: &frontend::Error) -> Blame {
     use frontend::ErrorKind;
-    match &error.kind {
+    match error.kind.as_ref() {
         ErrorKind::Image { source, .. } | ErrorKind::Read { source, .. } => {
             // Whoever answered the question knows whose move it is.
             super::bridge::blame_of(source).unwrap_or(Blame::User)
