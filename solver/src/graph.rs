@@ -25,6 +25,7 @@ use tokio_util::task::TaskTracker;
 use crate::error::VertexError;
 use crate::op::{CacheMap, Groups, Op};
 use crate::progress::{Feed, VertexInfo};
+use crate::report::Outcome;
 
 /// A node's place, and which of the nodes that were ever there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -118,6 +119,7 @@ pub(crate) struct Node<R> {
     pub(crate) has_all_maps: bool,
     pub(crate) contents: Vec<Content>,
     pub(crate) exec: Exec<R>,
+    pub(crate) outcome: Outcome,
     /// Of the running op.
     pub(crate) exec_cancel: Option<CancellationToken>,
     pub(crate) failure: Option<Arc<VertexError>>,

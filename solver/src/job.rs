@@ -29,6 +29,7 @@ use crate::load;
 use crate::once::Shared;
 use crate::op::{Group, Ops};
 use crate::progress::{Clock, EventReader, Feed, LogLimits, Step, VertexInfo};
+use crate::report::StepReport;
 use crate::scheduler::{Core, Owner};
 
 /// Choices for a solver.
@@ -236,6 +237,12 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
             feed.started((self.options.clock)(), false);
             feed.completed((self.options.clock)(), Some(error.to_string()));
         }
+    }
+
+    /// What became of every vertex of the job's builds so far, first steps first.
+    #[must_use]
+    pub fn report(&self) -> Vec<StepReport> {
+        self.shared.core.lock().report(self.owner.job)
     }
 
     /// The job's events from its beginning. There is one queue: of two readers each sees a part.

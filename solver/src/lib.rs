@@ -19,6 +19,7 @@
 mod error;
 pub mod progress;
 mod op;
+mod report;
 mod load;
 mod graph;
 mod turns;
@@ -35,4 +36,5 @@ mod tests;
 pub use error::{Blame, OpError, Phase, Place, SolveError, VertexError};
 pub use job::{BuiltResult, Holdings, Job, Options, Solver};
 pub use load::dot;
+pub use report::{InputReport, Outcome, StepReport};
 pub use op::{CacheMap, Dep, Group, Op, OpContext, Ops};

@@ -29,6 +29,7 @@ use crate::keys::Stores;
 use crate::load::{Plan, Step};
 use crate::op::{CacheMap, Group, Op, OpContext};
 use crate::progress::{Clock, Event as Progress, Feed, LogLimits, Sink, Stream, VertexEvent};
+use crate::report::{Outcome, StepReport};
 use crate::turns::{Claim, Turns};
 
 /// An answer from outside.
@@ -233,6 +234,7 @@ impl<R: Clone> Core<R> {
                 map_question: Question::NotAsked,
                 has_all_maps: false,
                 exec: Exec::NotAsked,
+                outcome: Outcome::NotNeeded,
                 exec_cancel: None,
                 failure: None,
                 cancel: CancellationToken::new(),
@@ -372,7 +374,8 @@ impl<R: Clone> Core<R> {
                     result,
                     keys: vec![candidate.key],
                 });
-                let node = self.graph.get(id.node).expect("its edge is there");
+                let node = self.graph.get_mut(id.node).expect("its edge is there");
+                node.outcome = Outcome::Loaded;
                 node.feed.started(began, true);
                 node.feed.completed(now, None);
                 self.settled(id);
@@ -393,6 +396,7 @@ impl<R: Clone> Core<R> {
         match answer {
             Ok(results) => {
                 node.feed.completed(now, None);
+                node.outcome = Outcome::Ran;
                 node.exec = Exec::Done(results);
             }
             Err(error) => {
@@ -426,6 +430,7 @@ impl<R: Clone> Core<R> {
             return;
         };
         let (digest, name) = (node.info.digest, node.info.name.clone());
+        node.outcome = Outcome::Failed;
         node.failure.get_or_insert(Arc::new(VertexError {
             digest,
             name,
@@ -683,6 +688,15 @@ impl<R: Clone> Core<R> {
             }
             Exec::NotAsked | Exec::Stopping | Exec::Done(_) => {}
         }
+    }
+
+    /// What became of the vertices of a job's builds, first steps first.
+    pub(crate) fn report(&self, job: u64) -> Vec<StepReport> {
+        let builds = self.builds.values().filter(|build| build.owner.job == job);
+        let nodes: HashSet<NodeId> = builds.flat_map(|build| build.nodes.iter().copied()).collect();
+        let mut nodes: Vec<_> = nodes.into_iter().filter_map(|id| self.graph.get(id)).collect();
+        nodes.sort_by(|a, b| b.height.cmp(&a.height).then_with(|| a.info.name.cmp(&b.info.name)));
+        nodes.into_iter().map(StepReport::of).collect()
     }
 
     /// How many builds are known.

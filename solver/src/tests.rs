@@ -7,6 +7,7 @@ use parking_lot::Mutex;
 
 use crate::graph::BuildId;
 use crate::progress::Event;
+use crate::report::Outcome;
 use crate::simulation::{Dice, FakeVertex, Simulation, World, expected, local, run, source};
 
 /// Runs one build alone: its answer, what ran, and how often something was loaded.
@@ -201,6 +202,23 @@ fn ignoring_the_cache_runs_again_and_files_the_result() {
     vertices[3].ignore_cache = false;
     let (_, runs, _) = build(&mut world, &vertices, 1);
     assert_eq!(runs, vec!["context"], "the fresh results are in the cache");
+}
+
+#[test]
+fn the_report_says_which_input_the_cache_did_not_know() {
+    let mut world = World::default();
+    build(&mut world, &dockerfile(1, "last"), 1).0.expect("it builds");
+    let mut sim = Simulation::new(&mut world, None);
+    let id = sim.begin(1, &dockerfile(2, "last"));
+    sim.finish(&mut Dice::new(1));
+    let report = sim.core.report(1);
+    let of = |name: &str| report.iter().find(|step| step.vertex.name == name).expect("it is reported");
+    assert_eq!(of("copy").outcome, Outcome::Ran);
+    let inputs: Vec<_> = of("copy").inputs.iter().map(|input| (input.is_matched, input.content.is_some())).collect();
+    assert_eq!(inputs, [(true, false), (false, true)], "the base is known, the contents are not");
+    assert!(!of("first").inputs[0].is_matched);
+    assert_eq!(report.first().map(|step| step.inputs.len()), Some(0), "sources come first");
+    sim.end(id);
 }
 
 #[test]
