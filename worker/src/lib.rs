@@ -15,6 +15,8 @@ mod meter;
 mod ops;
 pub mod export;
 
-pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};
 pub use meter::SinkMeter;
+pub use source::git::GitError;
+pub use source::http::HttpError;
+pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};
 pub use worker::{Entitlements, Options, Session, Worker};

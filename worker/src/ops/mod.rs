@@ -23,6 +23,8 @@ use oci::Platform;
 use solver::{CacheMap, Dep, Op, OpError, Ops};
 
 use crate::ops::keyed::KeyedOp;
+use crate::source::git::GitOp;
+use crate::source::http::HttpOp;
 use crate::source::image::ImageOp;
 use crate::source::local_op::LocalSource;
 use crate::worker::Worker;
@@ -36,8 +38,20 @@ pub(crate) fn cache_error(error: CacheError) -> OpError {
 pub(crate) fn cache_map(vertex: &Vertex, platform: &Platform) -> Result<CacheMap, OpError> {
     let key = llb::cache::op_key(vertex, platform).map_err(OpError::user)?;
     let key = key.ok_or_else(|| OpError::internal("a source was asked for the key of an op"))?;
-    let deps = key.deps.iter().map(|dep| Dep { selector: dep.selector, content: dep.content.is_some() }).collect();
-    Ok(CacheMap { digest: key.digest, deps, is_local: false, explain: key.text })
+    let deps = key
+        .deps
+        .iter()
+        .map(|dep| Dep {
+            selector: dep.selector,
+            content: dep.content.is_some(),
+        })
+        .collect();
+    Ok(CacheMap {
+        digest: key.digest,
+        deps,
+        is_local: false,
+        explain: key.text,
+    })
 }
 
 #[async_trait]
@@ -50,16 +64,20 @@ impl Ops<ImmutableRef> for Worker {
                     Arc::new(ImageOp::new(worker, source, vertex.platform.as_ref())?)
                 }
                 "local" => Arc::new(LocalSource::new(worker, source)?),
+                "git" => Arc::new(GitOp::new(worker, source)?),
+                "http" | "https" => Arc::new(HttpOp::new(worker, source)?),
                 other => return Err(OpError::user(format!("source {other}:// is not supported"))),
             },
             llb::Op::Merge(_) | llb::Op::Diff(_) | llb::Op::Passthrough(_) => {
                 Arc::new(combine::CombineOp::new(worker, vertex))
             }
             llb::Op::Exec(_) => return Err(OpError::user("running processes is not supported")),
-            llb::Op::File(op) => {
-                Arc::new(KeyedOp::new(self, vertex, file::FileRun::new(worker, op))?)
+            llb::Op::File(op) => Arc::new(KeyedOp::new(self, vertex, file::FileRun::new(worker, op))?),
+            llb::Op::Build(_) => {
+                return Err(OpError::user(
+                    "building a definition found in a result is not supported",
+                ));
             }
-            llb::Op::Build(_) => return Err(OpError::user("building a definition found in a result is not supported")),
         })
     }
 

@@ -4,9 +4,13 @@
 //! |---|---|---|
 //! | `local://` | `local` | none that lasts: users match by content |
 //! | `docker-image://` | `image` | manifest digest and platform; then the chain of diff ids |
+//! | `git://` | `git` | commit, subdir, and what of the repository is kept |
+//! | `http://`, `https://` | `http` | name, mode, owner, digest of the contents, Last-Modified |
 //! | `oci-layout://` | `image`, read by `oci_layout` | the same |
 
 pub mod local;
 pub(crate) mod local_op;
 pub(crate) mod oci_layout;
 pub mod image;
+pub(crate) mod http;
+pub(crate) mod git;

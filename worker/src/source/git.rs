@@ -1,0 +1,871 @@
+//! A commit of a git repository: by the `git` program, in a clean environment, without hooks and host files.
+//!
+//! ```text
+//! remote, ref ─ ls-remote ─▶ commit ─▶ key            key missed ─ fetch (depth 1) into a shared bare repository
+//!                                                                  └▶ checkout aside ─ submodules ─ subdir ─▶ layer
+//! ```
+//!
+//! | in the key | not in it |
+//! |---|---|
+//! | commit, whether `.git` is kept (then the ref too), subdir, submodules or not, times | remote, credentials |
+//!
+//! Arguments that come from a definition stand behind `--` or were checked not to begin with `-`. Credentials go to git by
+//! its environment, never by its command line, and no URL with user info is shown. Repositories of the file system are no
+//! transport, nor are `ext` and submodules over anything but http, https, ssh and git.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Stdio,
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use base64::Engine as _;
+use cache::{Cache, ImmutableRef, RecordInfo, RecordKind, layer::TarLayerWriter};
+use llb::{attr, op::SourceOp};
+use oci::Digest;
+use solver::{CacheMap, Op, OpContext, OpError, progress::OutputStream};
+use tokio::{process::Command, sync::OnceCell};
+use tree::{Everything, Kind, Root, RootPath, Timestamp, WalkOptions, walk};
+use url::Url;
+
+use crate::{
+    ops::cache_error,
+    worker::{Session, Worker},
+};
+
+/// How many bytes of what git said are shown in an error.
+const SAID_BYTES: usize = 4096;
+
+/// A repository that could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// There is no git here.
+    #[error("git cannot be run; install it to build from git repositories: {0}")]
+    NoGit(std::io::Error),
+    /// git failed.
+    #[error("failed to {action} {remote}: {said}")]
+    Failed {
+        /// What was attempted.
+        action: &'static str,
+        /// The repository, without user info.
+        remote: String,
+        /// What git said.
+        said: String,
+    },
+    /// No such branch, tag or commit.
+    #[error("repository {remote} does not contain ref {reference}")]
+    NoRef {
+        /// The repository, without user info.
+        remote: String,
+        /// What was asked for.
+        reference: String,
+    },
+    /// The ref names another commit than was asked for.
+    #[error("expected checksum to match {expected}, got {found}")]
+    Mismatch {
+        /// What was asked for.
+        expected: String,
+        /// What there is.
+        found: String,
+    },
+    /// The subdirectory is not one.
+    #[error("invalid subdir {0}: no such directory in the repository")]
+    Subdir(String),
+}
+
+/// The op of `git://`.
+pub(crate) struct GitOp {
+    worker: Arc<Worker>,
+    remote: String,
+    reference: String,
+    subdir: RootPath,
+    checksum: Option<String>,
+    keep_git_dir: bool,
+    skip_submodules: bool,
+    commit_times: bool,
+    fetch_by_commit: bool,
+    token_secret: Option<String>,
+    header_secret: Option<String>,
+    known_hosts: Option<String>,
+    ssh: Option<String>,
+    resolved: OnceCell<Resolved>,
+}
+
+/// What a ref names at this moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Resolved {
+    /// The object that is fetched: a commit, or the tag object that names it.
+    object: String,
+    /// The ref by its full name; the object itself if it was asked for by commit.
+    reference: String,
+    /// What enters the key.
+    commit: String,
+}
+
+impl GitOp {
+    /// The op of a git source.
+    pub(crate) fn new(worker: Arc<Worker>, op: &SourceOp) -> Result<GitOp, OpError> {
+        let (place, fragment) = op.rest().split_once('#').unwrap_or((op.rest(), ""));
+        let (reference, subdir) = fragment.split_once(':').unwrap_or((fragment, ""));
+        let remote = op
+            .attr(attr::GIT_FULL_URL)
+            .map_or_else(|| format!("https://{place}"), str::to_owned);
+        let remote = remote.split('#').next().unwrap_or_default().to_owned();
+        let mut made = GitOp {
+            worker,
+            remote,
+            reference: reference.to_owned(),
+            subdir: RootPath::clean(subdir).map_err(OpError::user)?,
+            checksum: None,
+            keep_git_dir: false,
+            skip_submodules: false,
+            commit_times: false,
+            fetch_by_commit: false,
+            token_secret: None,
+            header_secret: None,
+            known_hosts: None,
+            ssh: None,
+            resolved: OnceCell::new(),
+        };
+        for (name, value) in &op.attrs {
+            let text = || Some(value.clone()).filter(|value| !value.is_empty());
+            let bad = || OpError::user(format!("{name} cannot be {value:?}"));
+            let flag = || match value.as_str() {
+                "true" | "1" => Ok(true),
+                "false" | "0" | "" => Ok(false),
+                _ => Err(bad()),
+            };
+            match name.as_str() {
+                attr::GIT_FULL_URL => {}
+                attr::GIT_KEEP_DIR => made.keep_git_dir = flag()?,
+                attr::GIT_SKIP_SUBMODULES => made.skip_submodules = flag()?,
+                attr::GIT_FETCH_BY_COMMIT => made.fetch_by_commit = flag()?,
+                attr::GIT_MTIME => {
+                    made.commit_times = match value.as_str() {
+                        "commit" => true,
+                        "checkout" | "" => false,
+                        _ => return Err(bad()),
+                    }
+                }
+                attr::GIT_CHECKSUM => {
+                    let is_hex = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_hexdigit());
+                    made.checksum = if is_hex {
+                        Some(value.to_lowercase())
+                    } else {
+                        return Err(bad());
+                    };
+                }
+                attr::GIT_AUTH_TOKEN_SECRET => made.token_secret = text(),
+                attr::GIT_AUTH_HEADER_SECRET => made.header_secret = text(),
+                attr::GIT_KNOWN_SSH_HOSTS => made.known_hosts = text(),
+                attr::GIT_MOUNT_SSH_SOCK => made.ssh = text(),
+                other => {
+                    return Err(OpError::user(format!(
+                        "option {other} of a git source is not supported"
+                    )));
+                }
+            }
+        }
+        let is_option = |text: &str| text.starts_with('-');
+        let has_control = |text: &str| text.contains(char::is_control);
+        for text in [&made.remote, &made.reference] {
+            if is_option(text) || has_control(text) {
+                return Err(OpError::user(format!(
+                    "{text:?} cannot be used as a git remote or ref"
+                )));
+            }
+        }
+        if !is_transport(&made.remote) {
+            return Err(OpError::user(format!(
+                "{} is no git remote over http, https, ssh or git",
+                made.shown()
+            )));
+        }
+        Ok(made)
+    }
+
+    /// The remote for people: without user info.
+    fn shown(&self) -> String {
+        match Url::parse(&self.remote) {
+            Ok(mut url) if url.password().is_some() || !url.username().is_empty() => {
+                let removed = url.set_password(None).and_then(|()| url.set_username(""));
+                if removed.is_ok() {
+                    url.to_string()
+                } else {
+                    url.host_str().unwrap_or_default().to_owned()
+                }
+            }
+            _ => self.remote.clone(),
+        }
+    }
+
+    fn key(&self, resolved: &Resolved) -> String {
+        let mut key = resolved.commit.clone();
+        if self.keep_git_dir {
+            key += ".git";
+            if !resolved.reference.is_empty() {
+                key += &format!("#{}", resolved.reference);
+            }
+        }
+        if !self.subdir.is_root() {
+            key += &format!(":/{}", String::from_utf8_lossy(self.subdir.as_bytes()));
+        }
+        if self.skip_submodules {
+            key += "(skip-submodules)";
+        }
+        if self.commit_times {
+            key += "(mtime=commit)";
+        }
+        key
+    }
+
+    /// The Authorization header for the remote, from the secrets of the client.
+    async fn authorization(&self, session: &Session) -> Result<Option<String>, OpError> {
+        let host = Url::parse(&self.remote)
+            .ok()
+            .and_then(|url| url.host_str().map(str::to_owned))
+            .unwrap_or_default();
+        let named = |secret: &Option<String>, is_token: bool| secret.clone().map(|name| (name, is_token));
+        let both = [named(&self.header_secret, false), named(&self.token_secret, true)];
+        let with_host = both
+            .iter()
+            .flatten()
+            .map(|(name, is_token)| (format!("{name}.{host}"), *is_token));
+        for (name, is_token) in with_host.chain(both.iter().flatten().cloned()) {
+            let Some(secret) = session
+                .caller()
+                .secret(&name)
+                .await
+                .map_err(OpError::environment)?
+            else {
+                continue;
+            };
+            let text = secret
+                .expose_text()
+                .ok_or_else(|| OpError::user(format!("secret {name:?} is no text")))?;
+            let text = text.trim_end();
+            if is_token {
+                let pair = base64::engine::general_purpose::STANDARD.encode(format!("x-access-token:{text}"));
+                return Ok(Some(format!("basic {pair}")));
+            }
+            return Ok(Some(text.to_owned()));
+        }
+        Ok(None)
+    }
+
+    async fn git(&self, ctx: &OpContext) -> Result<Git, OpError> {
+        let session = Session::of(ctx)?;
+        let temporary =
+            tempfile::tempdir_in(self.worker.cache.root().join("ingest")).map_err(OpError::environment)?;
+        let mut ssh = "ssh -F /dev/null".to_owned();
+        match &self.known_hosts {
+            Some(hosts) => {
+                let file = temporary.path().join("known_hosts");
+                fs::write(&file, hosts).map_err(OpError::environment)?;
+                ssh += &format!(" -o UserKnownHostsFile='{}'", file.display());
+            }
+            None => ssh += " -o StrictHostKeyChecking=no",
+        }
+        let mut environment = vec![("GIT_SSH_COMMAND".to_owned(), ssh.into())];
+        if let Some(id) = &self.ssh {
+            let agent = session
+                .caller()
+                .ssh_agent(id)
+                .await
+                .map_err(OpError::environment)?;
+            let agent =
+                agent.ok_or_else(|| OpError::user(format!("no SSH key {id:?} forwarded from the client")))?;
+            environment.push(("SSH_AUTH_SOCK".to_owned(), agent.socket().as_os_str().to_owned()));
+        }
+        if let Some(header) = self.authorization(&session).await? {
+            let scope = Url::parse(&self.remote).map_err(OpError::user)?;
+            let scope = format!("{}/", scope.origin().ascii_serialization());
+            environment.push(("GIT_CONFIG_COUNT".to_owned(), "1".into()));
+            environment.push((
+                "GIT_CONFIG_KEY_0".to_owned(),
+                format!("http.{scope}.extraheader").into(),
+            ));
+            environment.push((
+                "GIT_CONFIG_VALUE_0".to_owned(),
+                format!("Authorization: {header}").into(),
+            ));
+        }
+        Ok(Git {
+            environment,
+            ctx: ctx.clone(),
+            remote: self.shown(),
+            temporary,
+        })
+    }
+
+    async fn resolve(&self, ctx: &OpContext) -> Result<Resolved, OpError> {
+        let mismatch = |found: &str| {
+            let expected = self.checksum.clone().unwrap_or_default();
+            OpError::user(GitError::Mismatch {
+                expected,
+                found: found.to_owned(),
+            })
+        };
+        let matches = |commit: &str| {
+            self.checksum
+                .as_ref()
+                .is_none_or(|wanted| commit.starts_with(wanted.as_str()))
+        };
+        if is_commit(&self.reference) {
+            let commit = self.reference.to_lowercase();
+            if !matches(&commit) {
+                return Err(mismatch(&commit));
+            }
+            return Ok(Resolved {
+                object: commit.clone(),
+                reference: commit.clone(),
+                commit,
+            });
+        }
+        if let Some(commit) = self
+            .checksum
+            .as_ref()
+            .filter(|wanted| self.fetch_by_commit && is_commit(wanted))
+        {
+            return Ok(Resolved {
+                object: commit.clone(),
+                reference: self.reference.clone(),
+                commit: commit.clone(),
+            });
+        }
+        let git = self.git(ctx).await?;
+        let listed = match self.reference.as_str() {
+            "" => {
+                git.run(
+                    "fetch remote",
+                    None,
+                    &["ls-remote", "--symref", "--", &self.remote, "HEAD"],
+                )
+                .await?
+            }
+            name => {
+                let peeled = format!("{name}^{{}}");
+                git.run(
+                    "fetch remote",
+                    None,
+                    &["ls-remote", "--", &self.remote, name, &peeled],
+                )
+                .await?
+            }
+        };
+        let found = choose(&listed, &self.reference)
+            .filter(|found| is_commit(&found.object) && is_commit(&found.commit));
+        let mut found = found.ok_or_else(|| {
+            let reference = if self.reference.is_empty() {
+                "HEAD"
+            } else {
+                &self.reference
+            };
+            OpError::user(GitError::NoRef {
+                remote: self.shown(),
+                reference: reference.to_owned(),
+            })
+        })?;
+        if !matches(&found.object) && !matches(&found.commit) {
+            return Err(mismatch(&found.commit));
+        }
+        if self.keep_git_dir {
+            found.commit.clone_from(&found.object); // the tag object is kept then, so it counts
+        }
+        Ok(found)
+    }
+
+    async fn resolved(&self, ctx: &OpContext) -> Result<&Resolved, OpError> {
+        self.resolved.get_or_try_init(|| self.resolve(ctx)).await
+    }
+
+    /// The bare repository that all builds fetch this remote into, locked until the guard is dropped.
+    async fn shared(&self, git: &Git) -> Result<(PathBuf, fs::File), OpError> {
+        let name = Digest::of(self.remote.as_bytes()).hex();
+        let folder = self.worker.cache.root().join("git").join(&name[..32]);
+        fs::create_dir_all(&folder).map_err(OpError::environment)?;
+        let lock = fs::File::create(folder.join("builder.lock")).map_err(OpError::environment)?;
+        let locking = tokio::task::spawn_blocking(move || lock.lock().map(|()| lock));
+        let lock = git
+            .ctx
+            .unless_canceled(locking)
+            .await?
+            .map_err(|_| OpError::canceled())?;
+        let lock = lock.map_err(OpError::environment)?;
+        let bare = folder.join("repo");
+        if !bare.join("HEAD").exists() {
+            git.run(
+                "set up",
+                None,
+                &["init", "--quiet", "--bare", "--template=", "--", &text_of(&bare)?],
+            )
+            .await?;
+        }
+        // Left by a git that was killed; we hold the lock now.
+        for stale in ["shallow.lock", "index.lock"] {
+            let path = bare.join(stale);
+            if path.exists() {
+                fs::remove_file(path).map_err(OpError::environment)?;
+            }
+        }
+        Ok((bare, lock))
+    }
+
+    async fn fetch(&self, git: &Git, bare: &Path, resolved: &Resolved) -> Result<(), OpError> {
+        let object = &resolved.object;
+        let present = format!("{object}^{{commit}}");
+        if git
+            .run("look into", Some(bare), &["cat-file", "-e", &present])
+            .await
+            .is_ok()
+        {
+            return Ok(());
+        }
+        let by_name =
+            (!is_commit(&resolved.reference) && !self.fetch_by_commit).then_some(&resolved.reference);
+        let mut failed = None;
+        // By name first, as every server allows that; by commit if the ref moved on meanwhile; everything from a server that
+        // gives no single commits.
+        for wanted in by_name.into_iter().chain([object]) {
+            let shallow = [
+                "fetch",
+                "--quiet",
+                "--no-tags",
+                "--force",
+                "--depth=1",
+                "--",
+                &self.remote,
+                wanted,
+            ];
+            match git.run("fetch remote", Some(bare), &shallow).await {
+                Ok(_)
+                    if git
+                        .run("look into", Some(bare), &["cat-file", "-e", &present])
+                        .await
+                        .is_ok() =>
+                {
+                    return Ok(());
+                }
+                Ok(_) => {}
+                Err(error) if error.is_canceled() => return Err(error),
+                Err(error) => failed = Some(error),
+            }
+        }
+        let refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"];
+        let all = [
+            "fetch",
+            "--quiet",
+            "--force",
+            "--",
+            &self.remote,
+            refs[0],
+            refs[1],
+        ];
+        let fetched = git.run("fetch remote", Some(bare), &all).await;
+        fetched.map_err(|error| failed.unwrap_or(error))?;
+        git.run("look into", Some(bare), &["cat-file", "-e", &present])
+            .await
+            .map_err(|_| {
+                OpError::user(GitError::NoRef {
+                    remote: self.shown(),
+                    reference: object.clone(),
+                })
+            })?;
+        Ok(())
+    }
+
+    async fn checkout(&self, git: &Git, bare: &Path, resolved: &Resolved) -> Result<PathBuf, OpError> {
+        let work = git.temporary.path().join("work");
+        fs::create_dir(&work).map_err(OpError::environment)?;
+        let at = text_of(&work)?;
+        let own = work.join(".git");
+        // A repository of its own, so that builds at once do not share an index. Objects come by the shared one's path.
+        git.run("set up", None, &["init", "--quiet", "--template=", "--", &at])
+            .await?;
+        let from = text_of(bare)?;
+        let reference = "refs/builder/fetch";
+        git.run(
+            "look into",
+            Some(bare),
+            &["update-ref", reference, &resolved.object],
+        )
+        .await?;
+        let allow = "protocol.file.allow=always";
+        let copy = [
+            "-c",
+            allow,
+            "fetch",
+            "--quiet",
+            "--no-tags",
+            "--depth=1",
+            "-u",
+            "--",
+            &from,
+            reference,
+        ];
+        git.run("check out", Some(&own), &copy).await?;
+        let mut args = vec!["--work-tree", &at, "checkout", "--quiet", "--force"];
+        let branch = resolved
+            .reference
+            .strip_prefix("refs/heads/")
+            .filter(|_| self.keep_git_dir);
+        if let Some(branch) = branch {
+            args.extend(["-B", branch]);
+        } else {
+            args.push("--detach");
+        }
+        args.push("FETCH_HEAD");
+        git.run("check out", Some(&own), &args).await?;
+        if let Some(tag) = resolved
+            .reference
+            .strip_prefix("refs/tags/")
+            .filter(|_| self.keep_git_dir)
+        {
+            let full = format!("refs/tags/{tag}");
+            git.run("check out", Some(&own), &["update-ref", &full, &resolved.object])
+                .await?;
+        }
+        let shown = self.shown();
+        git.run(
+            "check out",
+            Some(&own),
+            &["remote", "add", "--", "origin", &shown],
+        )
+        .await?;
+        if !self.skip_submodules && work.join(".gitmodules").exists() {
+            let update = [
+                "--work-tree",
+                &at,
+                "submodule",
+                "--quiet",
+                "update",
+                "--init",
+                "--recursive",
+                "--depth=1",
+            ];
+            git.run_in("update submodules of", Some(&own), Some(&work), &update)
+                .await?;
+        }
+        if self.keep_git_dir {
+            git.run(
+                "check out",
+                Some(&own),
+                &["reflog", "expire", "--all", "--expire=now"],
+            )
+            .await?;
+            remove_if_there(&own.join("FETCH_HEAD"))?;
+        } else {
+            Root::open(&work)
+                .and_then(|root| root.remove_all(&RootPath::root().child(b".git").expect("a name")))
+                .map_err(OpError::environment)?;
+        }
+        Ok(work)
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<(), OpError> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(OpError::environment(error)),
+        _ => Ok(()),
+    }
+}
+
+fn text_of(path: &Path) -> Result<String, OpError> {
+    let text = path
+        .to_str()
+        .ok_or_else(|| OpError::environment(format!("{} is no UTF-8 path", path.display())))?;
+    Ok(text.to_owned())
+}
+
+fn is_transport(remote: &str) -> bool {
+    let known = ["http://", "https://", "ssh://", "git://"]
+        .iter()
+        .any(|scheme| remote.starts_with(scheme));
+    // user@host:path, the short form of ssh
+    let short = !remote.contains("://")
+        && remote
+            .split_once(':')
+            .is_some_and(|(host, _)| host.contains('@') && !host.contains('/'));
+    known || short
+}
+
+fn is_commit(text: &str) -> bool {
+    (text.len() == 40 || text.len() == 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// What `ls-remote` says of a ref: branches before tags, a full name before both; tags by what they point to.
+fn choose(listed: &str, wanted: &str) -> Option<Resolved> {
+    let lines: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once('\t')).collect();
+    let find = |name: &str| {
+        lines
+            .iter()
+            .find(|(_, found)| *found == name)
+            .map(|(commit, _)| (*commit).to_owned())
+    };
+    if wanted.is_empty() {
+        let commit = lines
+            .iter()
+            .find(|(what, name)| *name == "HEAD" && !what.starts_with("ref: "))?
+            .0
+            .to_owned();
+        let branch = lines
+            .iter()
+            .find_map(|(what, name)| what.strip_prefix("ref: ").filter(|_| *name == "HEAD"));
+        let reference = branch.unwrap_or("HEAD").to_owned();
+        return Some(Resolved {
+            object: commit.clone(),
+            reference,
+            commit,
+        });
+    }
+    let full = format!("refs/{}", wanted.strip_prefix("refs/").unwrap_or(wanted));
+    let head = format!(
+        "refs/heads/{}",
+        wanted.strip_prefix("refs/heads/").unwrap_or(wanted)
+    );
+    let tag = format!(
+        "refs/tags/{}",
+        wanted.strip_prefix("refs/tags/").unwrap_or(wanted)
+    );
+    let name = [&full, &head, &tag]
+        .into_iter()
+        .find(|name| find(name).is_some())?;
+    let object = find(name)?;
+    let commit = find(&format!("{name}^{{}}")).unwrap_or_else(|| object.clone());
+    Some(Resolved {
+        object,
+        reference: name.clone(),
+        commit,
+    })
+}
+
+/// git, as it is run for one source.
+struct Git {
+    environment: Vec<(String, std::ffi::OsString)>,
+    ctx: OpContext,
+    remote: String,
+    /// Gone with this value.
+    temporary: tempfile::TempDir,
+}
+
+impl Git {
+    async fn run(
+        &self,
+        action: &'static str,
+        git_dir: Option<&Path>,
+        args: &[&str],
+    ) -> Result<String, OpError> {
+        self.run_in(action, git_dir, None, args).await
+    }
+
+    /// Runs git and gives what it printed.
+    async fn run_in(
+        &self,
+        action: &'static str,
+        git_dir: Option<&Path>,
+        folder: Option<&Path>,
+        args: &[&str],
+    ) -> Result<String, OpError> {
+        let mut command = Command::new("git");
+        command
+            .env_clear()
+            .envs(std::env::vars_os().filter(|(name, _)| is_passed_on(name)));
+        command.envs([
+            ("GIT_TERMINAL_PROMPT", "0"),
+            ("GIT_CONFIG_NOSYSTEM", "1"),
+            ("GIT_CONFIG_GLOBAL", "/dev/null"),
+            ("HOME", "/dev/null"),
+            ("LC_ALL", "C"),
+        ]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
+        for setting in [
+            "protocol.allow=never",
+            "protocol.http.allow=always",
+            "protocol.https.allow=always",
+            "protocol.ssh.allow=always",
+            "protocol.git.allow=always",
+            "core.hooksPath=/dev/null",
+            "core.fsmonitor=false",
+            "init.defaultBranch=master",
+            "advice.detachedHead=false",
+            "safe.directory=*",
+            "gc.auto=0",
+        ] {
+            command.args(["-c", setting]);
+        }
+        if let Some(git_dir) = git_dir {
+            command.arg("--git-dir").arg(git_dir);
+        }
+        command
+            .args(args)
+            .current_dir(folder.unwrap_or_else(|| self.temporary.path()));
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let child = command
+            .spawn()
+            .map_err(|error| OpError::environment(GitError::NoGit(error)))?;
+        let output = self
+            .ctx
+            .unless_canceled(child.wait_with_output())
+            .await?
+            .map_err(OpError::environment)?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if !output.status.success() {
+            let start = said.char_indices().rev().nth(SAID_BYTES).map_or(0, |(at, _)| at);
+            let said = said[start..].trim().to_owned();
+            return Err(OpError::environment(GitError::Failed {
+                action,
+                remote: self.remote.clone(),
+                said,
+            }));
+        }
+        self.ctx.progress.log(OutputStream::Stderr, said.as_bytes());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+}
+
+/// Which of our own variables git gets: where programs are, and how to reach the network.
+fn is_passed_on(name: &std::ffi::OsStr) -> bool {
+    let name = name.to_string_lossy().to_ascii_uppercase();
+    matches!(
+        name.as_str(),
+        "PATH" | "HTTP_PROXY" | "HTTPS_PROXY" | "NO_PROXY" | "ALL_PROXY"
+    )
+}
+
+#[async_trait]
+impl Op<ImmutableRef> for GitOp {
+    async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
+        let key = self.key(self.resolved(ctx).await?);
+        Ok((
+            CacheMap {
+                digest: llb::cache::source_key(&key),
+                deps: Vec::new(),
+                is_local: false,
+                explain: key,
+            },
+            true,
+        ))
+    }
+
+    async fn content_digest(
+        &self,
+        _: &OpContext,
+        _: usize,
+        _: &ImmutableRef,
+    ) -> Result<Option<Digest>, OpError> {
+        Ok(None)
+    }
+
+    async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
+        let resolved = self.resolved(ctx).await?.clone();
+        let git = self.git(ctx).await?;
+        let (bare, lock) = self.shared(&git).await?;
+        self.fetch(&git, &bare, &resolved).await?;
+        let work = self.checkout(&git, &bare, &resolved).await?;
+        let mut time = None;
+        if self.commit_times {
+            let commit = format!("{}^{{commit}}", resolved.object);
+            let said = git
+                .run("look into", Some(&bare), &["log", "-1", "--format=%ct", &commit])
+                .await?;
+            let secs = said
+                .trim()
+                .parse()
+                .map_err(|_| OpError::environment("git gave no time of the commit"))?;
+            time = Some(Timestamp::from_secs(secs));
+        }
+        drop(lock);
+        let info = RecordInfo {
+            kind: RecordKind::SourceGitCheckout,
+            description: format!("git snapshot for {}#{}", self.shown(), self.reference),
+        };
+        let (cache, subdir) = (self.worker.cache.clone(), self.subdir.clone());
+        let made = tokio::task::spawn_blocking(move || {
+            let made = layer_of(&cache, &work, &subdir, time, info);
+            drop(git); // and with it the checkout
+            made
+        });
+        made.await
+            .map_err(|_| OpError::canceled())?
+            .map(|made| vec![made])
+    }
+}
+
+/// The layer of a checkout's subdirectory, owned by root.
+fn layer_of(
+    cache: &Cache,
+    work: &Path,
+    subdir: &RootPath,
+    time: Option<Timestamp>,
+    info: RecordInfo,
+) -> Result<ImmutableRef, OpError> {
+    let root = Root::open(work).map_err(OpError::environment)?;
+    // No link is followed on the way: a repository cannot lead out of itself.
+    let root = root
+        .sub_root(subdir)
+        .map_err(|_| OpError::user(GitError::Subdir(subdir.display().to_string())))?;
+    let found = walk(&root, &Everything, WalkOptions { xattrs: false }).map_err(OpError::environment)?;
+    let failed = |error: cache::layer::LayerError| cache_error(error.into());
+    let mut writer = TarLayerWriter::new(cache.content().ingest().map_err(cache_error)?);
+    for item in found {
+        let mut entry = item.entry;
+        (entry.uid, entry.gid) = (0, 0);
+        entry.mtime = time.unwrap_or(entry.mtime);
+        if entry.kind == Kind::File {
+            let (contents, _) = root.open_file(&entry.path).map_err(OpError::environment)?;
+            writer.add(&entry, contents).map_err(failed)?;
+        } else {
+            writer.add(&entry, std::io::empty()).map_err(failed)?;
+        }
+    }
+    let (ingest, layer) = writer.finish().map_err(failed)?;
+    cache
+        .add_tar_layer(&cache.scratch(), ingest, layer, info)
+        .map_err(cache_error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refs_are_chosen_as_git_does() {
+        let (a, b, c) = ("a".repeat(40), "b".repeat(40), "c".repeat(40));
+        let listed = format!(
+            "{a}\trefs/heads/v1\n{b}\trefs/tags/v1\n{c}\trefs/tags/v1^{{}}\n{b}\trefs/tags/v2\n{c}\trefs/tags/v2^{{}}\n"
+        );
+        let of =
+            |wanted: &str| choose(&listed, wanted).map(|found| (found.object, found.reference, found.commit));
+        assert_eq!(of("v1"), Some((a.clone(), "refs/heads/v1".into(), a.clone())));
+        assert_eq!(of("tags/v1"), Some((b.clone(), "refs/tags/v1".into(), c.clone())));
+        assert_eq!(of("v2"), Some((b.clone(), "refs/tags/v2".into(), c.clone())));
+        assert_eq!(of("v3"), None);
+        let head = format!("ref: refs/heads/main\tHEAD\n{a}\tHEAD\n");
+        assert_eq!(
+            choose(&head, "").map(|found| (found.object, found.reference)),
+            Some((a, "refs/heads/main".into()))
+        );
+    }
+
+    #[test]
+    fn only_remotes_over_the_network_are_transports() {
+        for remote in [
+            "https://h/r",
+            "http://h/r.git",
+            "ssh://git@h/r",
+            "git@h:r.git",
+            "git://h/r",
+        ] {
+            assert!(is_transport(remote), "{remote}");
+        }
+        for remote in ["file:///etc", "/etc", "ext::sh -c true", "h:r", "../r@x:y", ""] {
+            assert!(!is_transport(remote), "{remote}");
+        }
+    }
+}
