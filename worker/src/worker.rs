@@ -30,10 +30,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self {
-            oci_runtime: None,
-            platform: Platform::host(),
-        }
+        Self { oci_runtime: None, platform: Platform::host() }
     }
 }
 
@@ -51,18 +48,9 @@ pub struct Worker {
 impl Worker {
     /// A worker on `cache`, which speaks to registries by `registry`.
     pub fn new(cache: Cache, registry: Registry, options: Options) -> Arc<Worker> {
-        let origins = Arc::new(Origins {
-            registry: registry.clone(),
-            sessions: Mutex::default(),
-        });
+        let origins = Arc::new(Origins { registry: registry.clone(), sessions: Mutex::default() });
         cache.set_remotes(origins.clone());
-        Arc::new_cyclic(|me| Worker {
-            cache,
-            options,
-            registry,
-            me: me.clone(),
-            origins,
-        })
+        Arc::new_cyclic(|me| Worker { cache, options, registry, me: me.clone(), origins })
     }
 
     /// The worker itself, for what outlives a borrow.
@@ -72,21 +60,15 @@ impl Worker {
 
     /// The registry client that shows a session's credentials.
     pub(crate) fn registry_for(&self, session: &Session) -> Registry {
-        session
-            .registry
-            .get_or_init(|| {
-                self.registry
-                    .with_credentials(Arc::new(SessionCredentials(session.caller.clone())))
-            })
-            .clone()
+        session.registry.get_or_init(|| {
+            self.registry.with_credentials(Arc::new(SessionCredentials(session.caller.clone())))
+        })
+        .clone()
     }
 
     /// Remembers which session can fetch what an image is made of.
     pub(crate) fn remember_origin(&self, origin: &Origin, registry: &Registry) {
-        self.origins
-            .sessions
-            .lock()
-            .insert(origin.0.clone(), registry.clone());
+        self.origins.sessions.lock().insert(origin.0.clone(), registry.clone());
     }
 
     /// What was asked of registries so far.
@@ -116,12 +98,7 @@ pub struct Entitlements {
 impl Session {
     /// The session of `caller`, which holds what it uses in `cache` until it is dropped.
     pub fn new(caller: Arc<dyn Caller>, cache: &Cache, entitlements: Entitlements) -> Session {
-        Session {
-            caller,
-            registry: std::sync::OnceLock::new(),
-            entitlements,
-            _lease: cache.lease(),
-        }
+        Session { caller, registry: std::sync::OnceLock::new(), entitlements, _lease: cache.lease() }
     }
 
     /// Who asked for the build.
@@ -139,8 +116,7 @@ impl Session {
     /// # Errors
     /// An op was called for a job without a session: a mistake of this program.
     pub fn of(ctx: &OpContext) -> Result<Arc<Session>, OpError> {
-        ctx.group::<Session>()
-            .ok_or_else(|| OpError::internal("the job of this step has no session"))
+        ctx.group::<Session>().ok_or_else(|| OpError::internal("the job of this step has no session"))
     }
 }
 
@@ -151,21 +127,16 @@ struct SessionCredentials(Arc<dyn Caller>);
 impl Credentials for SessionCredentials {
     async fn credentials(&self, host: &str) -> Result<Option<Credential>, CredentialError> {
         // Clients keep the credentials of Docker Hub under the name users know.
-        let host = if host == "registry-1.docker.io" {
-            oci::DOCKER_HUB
-        } else {
-            host
-        };
+        let host = if host == "registry-1.docker.io" { oci::DOCKER_HUB } else { host };
         let text = |secret: &session::Secret| -> Result<Password, CredentialError> {
             let text = secret.expose_text().ok_or("the password is no text")?;
             Ok(Password::new(text))
         };
         Ok(match self.0.credentials(host).await? {
             None => None,
-            Some(RegistryCredential::Basic { username, secret }) => Some(Credential::Basic {
-                username,
-                secret: text(&secret)?,
-            }),
+            Some(RegistryCredential::Basic { username, secret }) => {
+                Some(Credential::Basic { username, secret: text(&secret)? })
+            }
             Some(RegistryCredential::IdentityToken(token)) => Some(Credential::IdentityToken(text(&token)?)),
         })
     }
