@@ -14,6 +14,7 @@ pub mod archive;
 mod meter;
 mod ops;
 pub mod export;
+pub mod explain;
 
 pub use meter::SinkMeter;
 pub use source::git::GitError;

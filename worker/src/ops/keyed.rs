@@ -64,6 +64,9 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
         let of = result.clone();
         let summing = tokio::task::spawn_blocking(move || {
             let digest = checksum::checksum(&view, &selectors)?;
+            if of.layers().iter().any(|layer| layer.external().is_some()) {
+                crate::explain::keep_files(of.cache().root(), &digest, &view);
+            }
             if let Err(error) = of.keep_digests() {
                 tracing::warn!(%error, "the digests of a layer's files are not kept"); // it only saves time
             }
