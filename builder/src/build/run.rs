@@ -46,7 +46,21 @@ pub async fn run(
     let answer = frontend::build(&bridge, &options).await?;
     check(&answer, request)?;
     let built = solve(job, answer).await?;
-    outputs::give(engine, job, &session, request, &built).await
+    let mut outcome = outputs::give(engine, job, &session, request, &built).await?;
+    outcome.explanation = explain(engine, job, request);
+    Ok(outcome)
+}
+
+/// Why steps ran, if that was asked for; and what this build was made of, for explaining the next one.
+fn explain(engine: &Engine, job: &Job<ImmutableRef>, request: &BuildRequest) -> Option<String> {
+    let (root, report) = (engine.cache.root(), job.report());
+    let BuildRequest { context, dockerfile, target, platforms, .. } = request;
+    let name = format!("{context:?} {dockerfile:?} {target:?} {platforms:?}");
+    let words = request.explain.then(|| worker::explain::explain(root, &name, &report));
+    if let Err(error) = worker::explain::remember(root, &name, &report) {
+        tracing::warn!(%error, "this build is not remembered for --explain");
+    }
+    words
 }
 
 fn options(request: &BuildRequest, session: &Session) -> Result<Options, BuildError> {

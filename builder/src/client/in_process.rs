@@ -95,15 +95,9 @@ fn entitlements(request: &BuildRequest) -> worker::Entitlements {
     }
 }
 
-/// As configured, else one step per processor.
+/// As configured, else without limit: steps wait for networks and each other more than for processors.
 fn parallelism(config: &Config) -> Option<usize> {
-    let here = || std::thread::available_parallelism().ok().map(usize::from);
-    config
-        .file
-        .worker
-        .max_parallelism
-        .filter(|steps| *steps > 0)
-        .or_else(here)
+    config.file.worker.max_parallelism.filter(|steps| *steps > 0)
 }
 
 /// The runtime everything asynchronous runs on.
