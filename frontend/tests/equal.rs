@@ -1,7 +1,7 @@
 //! For every Dockerfile of `fixtures/dockerfiles`: the same vertices, image config and findings as BuildKit.
 //!
 //! `expected.json` of each folder holds what BuildKit's own frontend made of it: digests, names, lines,
-//! configs, names of lint rules. `images.json` beside the folders is the registry. See the README there.
+//! cache keys, configs, names of lint rules. `images.json` beside the folders is the registry. See the README there.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +9,8 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use frontend::{FileRequest, Gateway, GatewayError, ImageRequest, Options, ResolvedImage, Warning, build};
-use llb::{CUSTOM_NAME, Definition, Op};
+use llb::cache::{Dep, op_key};
+use llb::{CUSTOM_NAME, Definition, Op, op_bytes};
 use oci::{Digest, Platform};
 use serde_json::{Map, Value, json};
 
@@ -120,8 +121,26 @@ fn platform(answer: &frontend::PlatformAnswer) -> Value {
         .vertices
         .iter()
         .map(|vertex| {
+            let again = op_bytes(&vertex.inputs, &vertex.op, vertex.platform.as_ref());
+            assert!(
+                answer.definition.ops.contains(&again),
+                "{} is written again as it was",
+                vertex.name()
+            );
             let mut out = Map::new();
             out.insert("digest".into(), json!(vertex.digest.to_string()));
+            let key = op_key(vertex, &Platform::new("linux", "amd64")).expect("a key");
+            if let Some(key) = key {
+                out.insert("key".into(), json!(key.digest.to_string()));
+                let dep = |dep: &Dep| {
+                    let selector = dep
+                        .selector
+                        .map(|selector| selector.to_string())
+                        .unwrap_or_default();
+                    format!("{selector} content={}", dep.content.is_some())
+                };
+                out.insert("deps".into(), key.deps.iter().map(dep).collect());
+            }
             if let Some(name) = vertex.metadata.description.get(CUSTOM_NAME) {
                 out.insert("name".into(), json!(name));
             }

@@ -20,8 +20,9 @@ use crate::op::{
     MountKind, NetMode, Op, Owner, SecurityMode, SourceOp,
 };
 
-/// Encodes one vertex; the digest of the result is its name.
-pub(crate) fn op_bytes(inputs: &[Edge], op: &Op, platform: Option<&Platform>) -> Vec<u8> {
+/// Encodes one vertex; the digest of the result is its name. Only for ops that are made here or changed on
+/// purpose: a received vertex is named by the bytes it came as.
+pub fn op_bytes(inputs: &[Edge], op: &Op, platform: Option<&Platform>) -> Vec<u8> {
     let head = pb::Op {
         inputs: inputs.iter().map(input).collect(),
         platform: platform.map(platform_message),

@@ -31,6 +31,7 @@ pub use definition::{
     CUSTOM_NAME, DOCKERFILE_COMMAND, Definition, Edge, Graph, LinuxResources, Location, OpMetadata, Position,
     ProgressGroup, Range, SourceFile, SourceInfo, Vertex,
 };
+pub use encode::op_bytes;
 pub use error::Error;
 pub use op::Op;
 /// The wire types, for the rooms that speak the wire (the control and gateway services).
