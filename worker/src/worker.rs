@@ -14,7 +14,13 @@ use oci::{Descriptor, Platform, Reference};
 use parking_lot::Mutex;
 use registry::{Credential, CredentialError, Credentials, Password, Registry};
 use session::{Caller, RegistryCredential};
+use llb::op::NetMode;
+use sandbox::{Exit, Process, Spec, Stdio, spec};
+use solver::progress::Sink;
 use solver::{OpContext, OpError};
+use std::os::fd::OwnedFd;
+
+use crate::executor::{Executor, RunError};
 use tokio::io::AsyncRead;
 
 use crate::source::oci_layout;
@@ -43,6 +49,7 @@ pub struct Worker {
     registry: Registry,
     me: Weak<Worker>,
     origins: Arc<Origins>,
+    executor: Arc<Executor>,
 }
 
 impl Worker {
@@ -50,12 +57,53 @@ impl Worker {
     pub fn new(cache: Cache, registry: Registry, options: Options) -> Arc<Worker> {
         let origins = Arc::new(Origins { registry: registry.clone(), sessions: Mutex::default() });
         cache.set_remotes(origins.clone());
-        Arc::new_cyclic(|me| Worker { cache, options, registry, me: me.clone(), origins })
+        Arc::new_cyclic(|me| Worker {
+            cache,
+            options,
+            registry,
+            me: me.clone(),
+            origins,
+            executor: Arc::default(),
+        })
     }
 
     /// The worker itself, for what outlives a borrow.
     pub fn shared(&self) -> Arc<Worker> {
         self.me.upgrade().expect("a worker is only made inside its Arc")
+    }
+
+    /// Starts what the first step will need, so that it need not wait for it. Blocks for some milliseconds.
+    ///
+    /// # Errors
+    /// The helper process that starts steps did not come up.
+    pub fn warm_up(&self) -> Result<(), sandbox::Error> {
+        self.executor.warm_up()
+    }
+
+    /// Starts a process with this stdio: `builder run`.
+    ///
+    /// # Errors
+    /// Those of the sandbox.
+    pub fn start(&self, spec: &Spec, stdio: Stdio) -> Result<Process, sandbox::Error> {
+        self.executor.start(spec, stdio, None)
+    }
+
+    /// The network of a step: what is passed to the sandbox, and what to call it.
+    pub(crate) fn network(&self, mode: NetMode, _progress: &Sink) -> (Option<OwnedFd>, spec::Network) {
+        match mode {
+            NetMode::None => (None, spec::Network::None),
+            NetMode::Host | NetMode::Sandbox => (None, spec::Network::Host),
+        }
+    }
+
+    /// Runs one prepared step.
+    pub(crate) async fn run_step(
+        &self,
+        spec: Spec,
+        network: Option<OwnedFd>,
+        ctx: &OpContext,
+    ) -> Result<(Exit, Vec<String>), RunError> {
+        self.executor.run(spec, network, ctx.progress.clone(), &ctx.cancel).await
     }
 
     /// The registry client that shows a session's credentials.

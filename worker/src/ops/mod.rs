@@ -10,6 +10,7 @@
 //! Keys of all but sources are computed by `llb::cache`, to the byte as BuildKit has them.
 
 mod combine;
+pub(crate) mod exec;
 mod file;
 pub(crate) mod keyed;
 
@@ -71,7 +72,7 @@ impl Ops<ImmutableRef> for Worker {
             llb::Op::Merge(_) | llb::Op::Diff(_) | llb::Op::Passthrough(_) => {
                 Arc::new(combine::CombineOp::new(worker, vertex))
             }
-            llb::Op::Exec(_) => return Err(OpError::user("running processes is not supported")),
+            llb::Op::Exec(op) => Arc::new(KeyedOp::new(self, vertex, exec::ExecRun::new(worker, vertex, op))?),
             llb::Op::File(op) => Arc::new(KeyedOp::new(self, vertex, file::FileRun::new(worker, op))?),
             llb::Op::Build(_) => {
                 return Err(OpError::user(
