@@ -4,6 +4,9 @@ use std::io::Write;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    // Before anything else: the helper that starts steps is this program again, and without root a user
+    // namespace can only be entered while there is one thread.
+    sandbox::spawner_main();
     let cli = match Cli::parse_from_name(std::env::args_os()) {
         Ok(cli) => cli,
         Err(error) => {
