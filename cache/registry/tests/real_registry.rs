@@ -303,3 +303,86 @@ async fn a_refusal_tells_what_the_registry_says() {
     );
     assert_eq!(error.to_string(), expected);
 }
+
+struct Known(registry::Credential);
+
+#[async_trait]
+impl registry::Credentials for Known {
+    async fn credentials(&self, _: &str) -> Result<Option<registry::Credential>, registry::CredentialError> {
+        Ok(Some(self.0.clone()))
+    }
+}
+
+/// A canned answer whose text is only known once the server's address is.
+async fn token_server(more: Vec<Vec<u8>>) -> (String, tokio::task::JoinHandle<Vec<String>>) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("its address").to_string();
+    drop(listener);
+    let challenge = format!("www-authenticate: Bearer realm=\"http://{address}/token\",service=\"s\",scope=\"x\"\r\n");
+    let token = br#"{"token":"opensesame","expires_in":300}"#;
+    let mut answers = vec![answer("401 Unauthorized", &challenge, 0, b""), answer("200 OK", "", token.len(), token)];
+    answers.extend(more);
+    let listener = tokio::net::TcpListener::bind(&address).await.expect("the port is still free");
+    let server = tokio::spawn(serve(listener, answers));
+    (address, server)
+}
+
+async fn serve(listener: tokio::net::TcpListener, answers: Vec<Vec<u8>>) -> Vec<String> {
+    let mut requests = Vec::new();
+    for answer in answers {
+        let (mut stream, _) = listener.accept().await.expect("a connection");
+        let mut request = Vec::new();
+        let mut part = [0; 4096];
+        let count = stream.read(&mut part).await.expect("a request");
+        request.extend_from_slice(&part[..count]);
+        requests.push(String::from_utf8_lossy(&request).into_owned());
+        stream.write_all(&answer).await.expect("the client listens");
+    }
+    requests
+}
+
+#[tokio::test]
+async fn a_challenge_is_met_with_a_token_that_is_used_again_and_goes_nowhere_else() {
+    let body = b"some layer".to_vec();
+    let (elsewhere, other) = canned(vec![answer("200 OK", "", body.len(), &body)]).await;
+    let manifest = Manifest::new(OCI_MANIFEST, Descriptor::of(OCI_CONFIG, b"{}"), vec![]).to_json();
+    let typed = format!("content-type: {OCI_MANIFEST}\r\n");
+    let redirect = format!("location: http://{elsewhere}/somewhere\r\n");
+    let more = vec![
+        answer("200 OK", &typed, manifest.len(), &manifest),
+        answer("307 Temporary Redirect", &redirect, 0, b""),
+    ];
+    let (address, server) = token_server(more).await;
+    let config = registry::HostConfig { plain_http: true, ..registry::HostConfig::default() };
+    let hosts = [(address.clone(), config)].into();
+    let secret = registry::Password::new("hunter2");
+    let credential = registry::Credential::Basic { username: "me".into(), secret };
+    let registry = Registry::new(HostsConfig { hosts }, Arc::new(Known(credential))).expect("a client");
+    let name = reference(&address, "a/b:t");
+    registry.resolve(&name).await.expect("the token opens it");
+    let reader = registry.fetch_blob(&name, &Descriptor::of(OCI_LAYER, &body), None).await.expect("it is elsewhere");
+    assert_eq!(&reader.read_all(100).await.expect("it comes")[..], &body[..]);
+
+    let requests: Vec<_> = server.await.expect("the server ends").iter().map(|text| text.to_lowercase()).collect();
+    assert!(!requests[0].contains("authorization:"), "nothing is shown before it is asked for");
+    assert!(requests[1].contains("get /token?service=s&scope=repository%3aa%2fb%3apull"), "{}", requests[1]);
+    assert!(requests[1].contains("authorization: basic "), "the token server is shown the credentials");
+    assert!(requests[2].contains("authorization: bearer opensesame"), "{}", requests[2]);
+    assert!(requests[3].contains("authorization: bearer opensesame"), "the token is used again");
+    let redirected = other.await.expect("the server ends")[0].to_lowercase();
+    assert!(!redirected.contains("authorization:"), "another host is shown nothing: {redirected}");
+}
+
+#[tokio::test]
+async fn an_identity_token_is_exchanged_by_post() {
+    let manifest = Manifest::new(OCI_MANIFEST, Descriptor::of(OCI_CONFIG, b"{}"), vec![]).to_json();
+    let typed = format!("content-type: {OCI_MANIFEST}\r\n");
+    let (address, server) = token_server(vec![answer("200 OK", &typed, manifest.len(), &manifest)]).await;
+    let config = registry::HostConfig { plain_http: true, ..registry::HostConfig::default() };
+    let hosts = [(address.clone(), config)].into();
+    let credential = registry::Credential::IdentityToken(registry::Password::new("refresh"));
+    let registry = Registry::new(HostsConfig { hosts }, Arc::new(Known(credential))).expect("a client");
+    registry.resolve(&reference(&address, "a/b:t")).await.expect("the token opens it");
+    let requests = server.await.expect("the server ends");
+    assert!(requests[1].starts_with("POST /token"), "{}", requests[1]);
+}
