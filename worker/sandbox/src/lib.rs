@@ -32,6 +32,7 @@ mod seccomp;
 mod init;
 mod filesystem;
 mod sys;
+pub mod network;
 
 pub use error::{Blame, Error};
 pub use process::{Exit, Killer, Process, Status, Stdio, Usage};
