@@ -23,7 +23,7 @@ fn every_scenario_comes_out_as_it_says() {
                         Ok(None) => println!("ok      {}", case.name),
                         Ok(Some(reason)) => println!("skipped {}: {reason}", case.name),
                         Err(error) => {
-                            println!("FAILED  {}: {error:?}", case.name);
+                            println!("FAILED  {}: {error:#}", case.name);
                             failed.lock().expect("no panic holds it").push(case.name.clone());
                         }
                     }
