@@ -113,6 +113,7 @@ struct Build {
 pub(crate) struct Leftovers<R> {
     /// The calls that were told to stop and have not returned.
     pub(crate) tasks: Vec<TaskTracker>,
+    #[expect(clippy::vec_box, reason = "the graph gives nodes out in their boxes; moving them again would copy them")]
     nodes: Vec<Box<Node<R>>>,
 }
 

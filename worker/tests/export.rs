@@ -1,4 +1,5 @@
 //! Images out of the worker and back in: archives read by skopeo, a real registry, a layout as a base.
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 use std::collections::BTreeMap;
 use std::net::TcpListener;

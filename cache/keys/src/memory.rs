@@ -55,7 +55,7 @@ impl MemoryStore {
             .iter()
             .flat_map(|(key, node)| node.records.iter().map(|record| (*key, record.clone())))
             .collect();
-        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all.sort_by_key(|(key, _)| *key);
         all
     }
 }

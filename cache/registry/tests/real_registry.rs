@@ -1,5 +1,6 @@
 //! Against Debian's `docker-registry` on loopback, and against a server that misbehaves on purpose.
 //! Where that program is missing its test says so and ends.
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
 use std::io::Write;
 use std::net::TcpListener;
@@ -248,7 +249,8 @@ async fn a_broken_transfer_is_taken_up_where_it_broke() {
 
 #[tokio::test]
 async fn other_bytes_than_asked_for_are_refused() {
-    let cases: [(&str, &[u8], fn(&RegistryError) -> bool); 2] = [
+    type Case = (&'static str, &'static [u8], fn(&RegistryError) -> bool);
+    let cases: [Case; 2] = [
         ("other bytes", b"evil", |error| {
             matches!(error, RegistryError::WrongDigest { .. })
         }),

@@ -394,7 +394,7 @@ impl ImageOp {
         };
         let is_layout = op.scheme() == "oci-layout";
         let place = if is_layout {
-            let store = op.attr(attr::OCI_LAYOUT_STORE).map_or_else(|| reference.path(), |store| store);
+            let store = op.attr(attr::OCI_LAYOUT_STORE).unwrap_or_else(|| reference.path());
             // `parse_normalized` puts a bare name into Docker Hub's library.
             ImagePlace::OciLayout { store: store.strip_prefix("library/").unwrap_or(store).to_owned() }
         } else {
@@ -425,7 +425,7 @@ impl ImageOp {
                 _ => Ok(found),
             }
         };
-        Ok(self.found.get_or_try_init(|| async { ctx.unless_canceled(finding).await?.map_err(OpError::from) }).await?)
+        self.found.get_or_try_init(|| async { ctx.unless_canceled(finding).await?.map_err(OpError::from) }).await
     }
 }
 
