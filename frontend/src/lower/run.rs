@@ -34,11 +34,14 @@ impl Stage {
         self.add_mounts(scope, &mounts, sources, &mut spec)?;
         self.settings(scope, run, &args, &mut spec);
 
-        let sizes = [&spec.meta.args, &spec.meta.env]
-            .into_iter()
-            .flatten()
-            .map(String::len);
-        scope.budget.take(sizes.sum())?;
+        let meta = &spec.meta;
+        let texts = || meta.args.iter().chain(&meta.env).chain([&meta.cwd, &meta.user]);
+        if texts().any(|text| text.contains('\0')) {
+            return Err(Error::invalid(
+                "a command, variable, folder or user with a NUL character cannot be run",
+            ));
+        }
+        scope.budget.take(texts().map(String::len).sum())?;
 
         let text = names::upper_keyword(&self.shown(scope, &shown, &mounts));
         // The platform of the file system, which a stage that began with nothing does not have.

@@ -64,9 +64,7 @@ impl Stage {
         } else {
             path::rooted(&path::join(&self.dir, &mount.target))
         };
-        if target == "/" {
-            return Err(Error::invalid("a mount cannot be at /"));
-        }
+        not_root(&target)?;
         let mut selector = path::rooted(&mount.source);
         if selector == "/" {
             selector.clear();
@@ -135,6 +133,14 @@ fn owned_cache(mount: &Mount, base: &State) -> State {
     .state(constraints)
 }
 
+/// Nothing is mounted over the root file system.
+fn not_root(target: &str) -> Result<(), Error> {
+    if path::rooted(target) == "/" {
+        return Err(Error::invalid("a mount cannot be at /"));
+    }
+    Ok(())
+}
+
 /// Owner and mode of a file from the client; the defaults unless any of them is given.
 fn owner(mount: &Mount, default_mode: u32) -> (u32, u32, u32) {
     (
@@ -166,6 +172,7 @@ fn secret(mount: &Mount, spec: &mut ExecSpec) -> Result<(), Error> {
         });
     }
     if let Some(dest) = dest {
+        not_root(&dest)?;
         spec.secrets.push((
             dest,
             SecretMount {
@@ -183,6 +190,9 @@ fn secret(mount: &Mount, spec: &mut ExecSpec) -> Result<(), Error> {
 fn ssh(mount: &Mount, spec: &mut ExecSpec) -> Result<(), Error> {
     if !mount.source.is_empty() {
         return Err(Error::invalid("an ssh mount has no source"));
+    }
+    if !mount.target.is_empty() {
+        not_root(&mount.target)?;
     }
     let (uid, gid, mode) = owner(mount, 0o600);
     let ssh = SshMount {
