@@ -145,20 +145,20 @@ impl ImmutableRef {
         // Directories an archive only implies take their attributes from below.
         let below = Box::pin(self.ancestor(at).view(meter)).await?;
         if let Some((tree, contents)) = readable {
-            let (aside, options) = (cache.unique("active"), cache.inner.options.dirs);
-            let (into, tree_again) = (aside.clone(), tree.clone());
-            blocking("unpack layer", move || {
-                fs::create_dir(&into).map_err(CacheError::io("create", &into))?;
-                let root = Root::open(&into).map_err(|e| CacheError::Layer(e.into()))?;
-                Ok(layer::materialise(&tree_again, &contents, &root, &below, options)?)
+            let (again, options) = (cache.clone(), cache.inner.options.dirs);
+            let aside = blocking("unpack layer", move || {
+                let aside = Aside::create(&again)?;
+                let root = Root::open(&aside.path).map_err(|e| CacheError::Layer(e.into()))?;
+                layer::materialise(&tree, &contents, &root, &below, options)?;
+                Ok(aside)
             })
             .await?;
-            return cache.settle_dir(layer, &aside, None);
+            return cache.settle_dir(layer, aside, None);
         }
         let (diff_id, aside, tree) = cache.take_apart(layer, Want::Dir, Some(below), meter).await?;
         cache.check_diff_id(layer, diff_id)?;
         let aside = aside.expect("a directory was asked for");
-        cache.settle_dir(layer, &aside, tree)
+        cache.settle_dir(layer, aside, tree)
     }
 
     /// The same contents as a ref that is kept: a context read in place becomes a layer of its own.
@@ -350,7 +350,7 @@ impl Cache {
         want: Want,
         below: Option<View>,
         meter: &Arc<dyn Meter>,
-    ) -> Result<(DiffId, Option<PathBuf>, Option<TreeIndex>)> {
+    ) -> Result<(DiffId, Option<Aside>, Option<TreeIndex>)> {
         let (blob, origin) = self.packed(layer)?;
         let expected = layer.diff_id();
         if self.content().touch(&blob.digest)? {
@@ -429,13 +429,12 @@ impl Cache {
         packed: impl Read + Send,
         want: Want,
         below: Option<View>,
-    ) -> Result<(DiffId, Option<PathBuf>, Option<TreeIndex>)> {
+    ) -> Result<(DiffId, Option<Aside>, Option<TreeIndex>)> {
         let plain = layer::decompress(packed)?;
         let limits = Limits::default();
         if want == Want::Dir {
-            let aside = self.unique("active");
-            fs::create_dir(&aside).map_err(CacheError::io("create", &aside))?;
-            let root = Root::open(&aside).map_err(|e| CacheError::Layer(e.into()))?;
+            let aside = Aside::create(self)?;
+            let root = Root::open(&aside.path).map_err(|e| CacheError::Layer(e.into()))?;
             let below = below.unwrap_or_default();
             let applied = layer::unpack_stream(plain, &root, &below, self.inner.options.dirs, limits)?;
             return Ok((applied.diff_id, Some(aside), Some(applied.tree)));
@@ -458,13 +457,14 @@ impl Cache {
     }
 
     /// Moves a finished directory into place.
-    fn settle_dir(&self, layer: &Arc<Layer>, aside: &std::path::Path, tree: Option<TreeIndex>) -> Result<PathBuf> {
+    fn settle_dir(&self, layer: &Arc<Layer>, aside: Aside, tree: Option<TreeIndex>) -> Result<PathBuf> {
         if layer.id.0 < 0 {
             // Beside the layers that are kept: nothing of a context outlives its process.
             let mut state = layer.state.lock();
-            state.own_dir = Some(crate::refs::OwnDir(aside.to_owned()));
+            let path = aside.keep();
+            state.own_dir = Some(crate::refs::OwnDir(path.clone()));
             state.has_dir = true;
-            return Ok(aside.to_owned());
+            return Ok(path);
         }
         let path = self.directory_path(layer);
         {
@@ -473,7 +473,8 @@ impl Cache {
             if path.exists() {
                 self.discard(&path)?;
             }
-            fs::rename(aside, &path).map_err(CacheError::io("rename into place", &path))?;
+            fs::rename(&aside.path, &path).map_err(CacheError::io("rename into place", &path))?;
+            aside.keep();
             self.inner.db.write("keep directory", |tx| {
                 let epoch = db::epoch(tx)?;
                 tx.prepare_cached("UPDATE layers SET has_dir = 1, epoch = ?2 WHERE id = ?1")?
@@ -520,6 +521,35 @@ impl Cache {
                 Err(CacheError::io("move to the trash", path)(cause))
             }
             _ => Ok(()),
+        }
+    }
+}
+
+/// A directory being made beside the layers; thrown away unless it is kept.
+pub(crate) struct Aside {
+    cache: Cache,
+    path: PathBuf,
+    is_kept: bool,
+}
+
+impl Aside {
+    fn create(cache: &Cache) -> Result<Aside> {
+        let path = cache.unique("active");
+        fs::create_dir(&path).map_err(CacheError::io("create", &path))?;
+        Ok(Aside { cache: cache.clone(), path, is_kept: false })
+    }
+
+    fn keep(mut self) -> PathBuf {
+        self.is_kept = true;
+        self.path.clone()
+    }
+}
+
+impl Drop for Aside {
+    fn drop(&mut self) {
+        if !self.is_kept {
+            // What cannot be moved now is removed when this process is found dead.
+            let _ = self.cache.discard(&self.path);
         }
     }
 }
