@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
 use cache::{Cache, Origin, RemoteError, Remotes};
@@ -18,7 +18,7 @@ use llb::op::NetMode;
 use sandbox::{Exit, Process, Spec, Stdio, spec};
 use solver::progress::Sink;
 use solver::{OpContext, OpError};
-use std::os::fd::OwnedFd;
+use sandbox::network::{Lease, Networks};
 
 use crate::executor::{Executor, RunError};
 use tokio::io::AsyncRead;
@@ -50,6 +50,19 @@ pub struct Worker {
     me: Weak<Worker>,
     origins: Arc<Origins>,
     executor: Arc<Executor>,
+    networks: Arc<Networks>,
+    network_fault: OnceLock<String>,
+}
+
+/// An error with its causes, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text += &format!(": {cause}");
+        next = cause.source();
+    }
+    text
 }
 
 impl Worker {
@@ -64,6 +77,8 @@ impl Worker {
             me: me.clone(),
             origins,
             executor: Arc::default(),
+            networks: Arc::default(),
+            network_fault: OnceLock::new(),
         })
     }
 
@@ -88,19 +103,40 @@ impl Worker {
         self.executor.start(spec, stdio, None)
     }
 
-    /// The network of a step: what is passed to the sandbox, and what to call it.
-    pub(crate) fn network(&self, mode: NetMode, _progress: &Sink) -> (Option<OwnedFd>, spec::Network) {
+    /// The network of a step: what is passed to the sandbox, and what to call it. Where a step can have none of its own
+    /// it shares the machine's, and that is said once.
+    pub(crate) async fn network(&self, mode: NetMode, progress: &Sink) -> (Option<Lease>, spec::Network) {
         match mode {
-            NetMode::None => (None, spec::Network::None),
-            NetMode::Host | NetMode::Sandbox => (None, spec::Network::Host),
+            NetMode::None => return (None, spec::Network::None),
+            NetMode::Host => return (None, spec::Network::Host),
+            NetMode::Sandbox => {}
         }
+        if self.network_fault.get().is_none() {
+            let networks = self.networks.clone();
+            let leased = tokio::task::spawn_blocking(move || networks.lease()).await;
+            let fault = match leased {
+                Ok(Ok(lease)) => return (Some(lease), spec::Network::Own),
+                Ok(Err(error)) => chain(&error),
+                Err(error) => error.to_string(),
+            };
+            let said = format!("steps share the network of this machine, as they can have none of their own: {fault}");
+            if self.network_fault.set(fault).is_ok() {
+                progress.warn(solver::progress::Warning { short: said, ..solver::progress::Warning::default() });
+            }
+        }
+        (None, spec::Network::Host)
+    }
+
+    /// Why steps have no network of their own, if a step was to have one and could not.
+    pub fn network_fault(&self) -> Option<&str> {
+        self.network_fault.get().map(String::as_str)
     }
 
     /// Runs one prepared step.
     pub(crate) async fn run_step(
         &self,
         spec: Spec,
-        network: Option<OwnedFd>,
+        network: Option<Lease>,
         ctx: &OpContext,
     ) -> Result<(Exit, Vec<String>), RunError> {
         self.executor.run(spec, network, ctx.progress.clone(), &ctx.cancel).await

@@ -9,6 +9,7 @@
 //! 1. `netlink` speaks to the kernel; `link` makes interfaces, addresses and routes; `masquerade` writes the one rule.
 //! 2. `address` hands out addresses across processes: a lock on a file, so that a killed builder holds none.
 //! 3. `slirp` is the way of ordinary users.
+//! 4. `reaper` removes interfaces behind our back: the kernel takes 30 ms for one, which no step should wait for.
 //!
 //! Never: programs of the host for root; two steps that reach each other; the host's own loopback from a step.
 //! What the kernel keeps between builds is the bridge and the rule; both are made once and shared by all builders.
@@ -17,6 +18,7 @@ mod address;
 mod link;
 mod masquerade;
 mod netlink;
+mod reaper;
 mod slirp;
 
 use std::{
@@ -32,6 +34,7 @@ use rustix::thread::UnshareFlags;
 use crate::{Error, sys};
 use address::{Address, Subnet};
 use netlink::Netlink;
+use reaper::{Leaving, Reaper};
 
 /// Name of the bridge that all steps of all builders of this machine hang on.
 const BRIDGE: &str = "builder0";
@@ -47,6 +50,7 @@ pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error
 pub struct Networks {
     way: Way,
     bridge: Mutex<Option<Bridge>>,
+    reaper: Mutex<Option<Reaper>>,
 }
 
 /// How a namespace gets to the outside.
@@ -78,10 +82,9 @@ pub struct Lease {
 #[derive(Debug)]
 enum Hold {
     Bridge {
-        /// The outer end of the pair.
-        outer: String,
-        /// The lock on the address; it is freed after the interface is gone.
-        _address: File,
+        /// The outer end of the pair, with the lock on its address.
+        leaving: Option<Leaving>,
+        reaper: Reaper,
     },
     Slirp {
         /// Ends when it goes.
@@ -91,11 +94,10 @@ enum Hold {
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        if let Hold::Bridge { outer, .. } = self
-            && let Ok(mut host) = Netlink::route()
+        if let Hold::Bridge { leaving, reaper } = self
+            && let Some(leaving) = leaving.take()
         {
-            // Gone already if the namespace went first.
-            drop(link::delete(&mut host, outer));
+            reaper.remove(leaving);
         }
     }
 }
@@ -111,7 +113,7 @@ impl Networks {
     #[must_use]
     pub fn new() -> Networks {
         let way = if is_root_of_machine() { Way::Bridge } else { Way::Slirp };
-        Networks { way, bridge: Mutex::new(None) }
+        Networks { way, bridge: Mutex::new(None), reaper: Mutex::new(None) }
     }
 
     /// A namespace with loopback, one interface and a default route.
@@ -127,9 +129,28 @@ impl Networks {
         }
     }
 
+    /// Waits until what earlier leases left is removed.
+    pub fn settle(&self) {
+        let reaper = self.reaper.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(reaper) = reaper {
+            reaper.settle();
+        }
+    }
+
+    fn reaper(&self) -> Result<Reaper, Error> {
+        let mut held = self.reaper.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(reaper) = held.as_ref() {
+            return Ok(reaper.clone());
+        }
+        let reaper = Reaper::start().map_err(failed("start a thread"))?;
+        *held = Some(reaper.clone());
+        Ok(reaper)
+    }
+
     fn by_bridge(&self, namespace: OwnedFd, mut inside: Netlink) -> Result<Lease, Error> {
         let mut host = Netlink::route().map_err(failed("open a route socket"))?;
         let bridge = self.bridge(&mut host)?;
+        let reaper = self.reaper()?;
         let Address { address, lock } = address::take(bridge.subnet).map_err(failed("take an address"))?;
         let [.., high, low] = address.octets();
         let outer = format!("bld{high:02x}{low:02x}");
@@ -137,7 +158,7 @@ impl Networks {
         drop(link::delete(&mut host, &outer));
         link::create_pair(&mut host, &outer, bridge.index, "eth0", namespace.as_fd())
             .map_err(failed("create a pair of interfaces"))?;
-        let hold = Hold::Bridge { outer: outer.clone(), _address: lock };
+        let hold = Hold::Bridge { leaving: Some(Leaving { outer: outer.clone(), _address: lock }), reaper };
         link::isolate(&mut host, &outer).map_err(failed("keep steps apart on the bridge"))?;
         link::up(&mut host, &outer).map_err(failed("bring the outer interface up"))?;
         let gateway = bridge.subnet.gateway();

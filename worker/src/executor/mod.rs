@@ -56,7 +56,7 @@ impl Executor {
     pub(crate) async fn run(
         self: &Arc<Self>,
         spec: Spec,
-        network: Option<OwnedFd>,
+        network: Option<Lease>,
         progress: Sink,
         cancel: &CancellationToken,
     ) -> Result<(Exit, Vec<String>), RunError> {
@@ -64,11 +64,12 @@ impl Executor {
         let started = tokio::task::spawn_blocking(move || {
             let spawner = executor.spawner()?;
             let (stdio, stdout, stderr) = Stdio::pipes().map_err(RunError::Output)?;
-            let network: Option<BorrowedFd<'_>> = network.as_ref().map(AsFd::as_fd);
-            let process = spawner.step(&spec, stdio, network)?;
-            Ok::<_, RunError>((process, stdout, stderr))
+            let namespace: Option<BorrowedFd<'_>> = network.as_ref().map(AsFd::as_fd);
+            let process = spawner.step(&spec, stdio, namespace)?;
+            Ok::<_, RunError>((process, stdout, stderr, network))
         });
-        let (mut process, stdout, stderr) = started.await.map_err(|_| RunError::Canceled)??;
+        // The lease lives as long as the step.
+        let (mut process, stdout, stderr, _network) = started.await.map_err(|_| RunError::Canceled)??;
         let notes = process.notes().to_vec();
         let killer = process.killer().map_err(RunError::Output)?;
         let outputs = [(OutputStream::Stdout, stdout), (OutputStream::Stderr, stderr)].map(|(stream, pipe)| {

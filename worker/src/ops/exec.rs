@@ -139,7 +139,7 @@ impl Run for ExecRun {
             OpError::user(ExitError { command, code: 1, how })
         })?;
         let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
-        let (lease, network) = self.worker.network(self.op.network, &ctx.progress);
+        let (lease, network) = self.worker.network(self.op.network, &ctx.progress).await;
         let is_host_network = network == spec::Network::Host;
         let insecure = self.op.security == SecurityMode::Insecure;
         let spec = Spec {

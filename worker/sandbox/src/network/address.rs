@@ -13,6 +13,7 @@ use std::{
     io,
     net::Ipv4Addr,
     path::PathBuf,
+    sync::atomic::{AtomicU32, Ordering},
 };
 
 /// The first halves of the subnets that are tried, in this order.
@@ -96,8 +97,9 @@ pub(super) fn set_up_lock() -> io::Result<File> {
 pub(super) fn take(subnet: Subnet) -> io::Result<Address> {
     let folder = folder()?;
     let [first, second] = subnet.first_half();
-    // Begin where other builders probably do not.
-    let begin = std::process::id().wrapping_mul(251) % 60_000;
+    // Begin where other builders probably do not, and not with an address whose interface may still be going.
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let begin = std::process::id().wrapping_mul(251) % 60_000 + TAKEN.fetch_add(1, Ordering::Relaxed) % 5_000;
     for number in 0..TRIES {
         let number = 2 + (begin + number) % 65_000;
         let [_, _, third, fourth] = number.to_be_bytes();

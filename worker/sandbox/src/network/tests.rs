@@ -77,8 +77,22 @@ fn nothing_is_left_of_a_lease() {
     let outer = format!("bld{third:02x}{fourth:02x}");
     assert!(has_link(&outer));
     drop(lease);
+    networks.settle();
     assert!(!has_link(&outer));
     // The address is free: another process may lock it.
     let lock = File::create(format!("/run/builder/network/{third}.{fourth}")).expect("a file");
     assert!(lock.try_lock().is_ok());
+}
+
+#[test]
+#[ignore = "prints times; run by hand"]
+fn how_long_it_takes() {
+    let Some(networks) = networks() else { return };
+    for _ in 0..5 {
+        let begin = std::time::Instant::now();
+        let lease = networks.lease().expect("leased");
+        let made = begin.elapsed();
+        drop(lease);
+        std::io::stderr().write_all(format!("lease {made:?} drop {:?}\n", begin.elapsed() - made).as_bytes()).expect("written");
+    }
 }
