@@ -7,7 +7,7 @@
 //!
 //! Cancelling kills pid 1 of the step, and with it all its processes; `run` returns when they are gone.
 use parking_lot::Mutex;
-use sandbox::{Exit, Process, Spawner, Spec, Stdio};
+use sandbox::{Exit, Process, Spawner, Spec, Stdio, network::Lease};
 use solver::progress::{OutputStream, Sink};
 use std::{
     io::{self, Read},

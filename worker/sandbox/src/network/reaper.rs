@@ -47,9 +47,8 @@ impl Reaper {
     /// Waits until all that was sent before is removed.
     pub(super) fn settle(&self) {
         let (done, waiting) = sync_channel(1);
-        if self.0.send(Message::Settle(done)).is_ok() {
-            drop(waiting.recv());
-        }
+        let asked = self.0.send(Message::Settle(done)).is_ok();
+        let _answered = asked && waiting.recv().is_ok();
     }
 }
 
