@@ -303,6 +303,7 @@ async fn ask(
     let network = |error: reqwest::Error| RegistryError::Network {
         action: action(),
         host: server.clone(),
+        is_connected: !error.is_connect(),
         reason: chain(&error.without_url()),
     };
     let answer = request.send().await.map_err(network)?;

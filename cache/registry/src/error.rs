@@ -50,6 +50,8 @@ pub enum RegistryError {
         host: String,
         /// The whole chain of causes.
         reason: String,
+        /// Whether there was a connection at all.
+        is_connected: bool,
     },
     /// The bytes are not those that were asked for.
     #[error("{what} from {host} has digest {found}, expected {expected}")]

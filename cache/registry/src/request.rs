@@ -20,6 +20,8 @@ use crate::hosts::Endpoint;
 
 /// How often a request is sent that fails by no fault of its own.
 const ATTEMPTS: u32 = 4;
+/// How often one is sent that reaches nobody.
+const ABSENT_ATTEMPTS: u32 = 2;
 /// The longest wait between two attempts.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
 
@@ -64,7 +66,9 @@ impl Registry {
                 Err(error) if error.is_temporary() => None,
                 Err(_) => return sent,
             };
-            if attempt == ATTEMPTS {
+            // A machine that is not there will hardly be there a second later.
+            let is_absent = matches!(sent, Err(RegistryError::Network { is_connected: false, .. }));
+            if attempt == if is_absent { ABSENT_ATTEMPTS } else { ATTEMPTS } {
                 return sent;
             }
             let backoff = Duration::from_millis(250) * 2u32.pow(attempt - 1);
@@ -157,6 +161,7 @@ pub(crate) fn network(action: &str, host: &str, error: reqwest::Error) -> Regist
     RegistryError::Network {
         action: action.to_owned(),
         host: host.to_owned(),
+        is_connected: !error.is_connect(),
         reason: chain(&error.without_url()),
     }
 }
