@@ -20,4 +20,6 @@ pub mod excerpt;
 pub mod build;
 pub mod stored;
 pub mod client;
+pub mod container;
+pub mod doctor;
 pub mod cli;

@@ -1,5 +1,5 @@
 //! `builder`, and under the name `build`: `builder build`.
-use builder::cli::{self, Cli, ExitStatus};
+use builder::cli::{self, Cli, Command, ExitStatus};
 use std::io::Write;
 use std::process::ExitCode;
 
@@ -15,10 +15,23 @@ fn main() -> ExitCode {
             return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(ExitStatus::USAGE.0));
         }
     };
+    if needs_sandbox(&cli.command)
+        && let Err(error) = sandbox::rootless::enter()
+    {
+        return fail(&anyhow::Error::new(error).context("enter a user namespace (builder doctor says more)"));
+    }
     match cli::run(cli) {
         Ok(status) => ExitCode::from(status.0),
         Err(error) => fail(&error),
     }
+}
+
+/// Commands that touch neither store nor sandbox stay where they are.
+fn needs_sandbox(command: &Command) -> bool {
+    !matches!(
+        command,
+        Command::Install(_) | Command::Completion(_) | Command::Version | Command::Doctor(_)
+    )
 }
 
 fn fail(error: &anyhow::Error) -> ExitCode {

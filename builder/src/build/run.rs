@@ -54,9 +54,17 @@ pub async fn run(
 /// Why steps ran, if that was asked for; and what this build was made of, for explaining the next one.
 fn explain(engine: &Engine, job: &Job<ImmutableRef>, request: &BuildRequest) -> Option<String> {
     let (root, report) = (engine.cache.root(), job.report());
-    let BuildRequest { context, dockerfile, target, platforms, .. } = request;
+    let BuildRequest {
+        context,
+        dockerfile,
+        target,
+        platforms,
+        ..
+    } = request;
     let name = format!("{context:?} {dockerfile:?} {target:?} {platforms:?}");
-    let words = request.explain.then(|| worker::explain::explain(root, &name, &report));
+    let words = request
+        .explain
+        .then(|| worker::explain::explain(root, &name, &report));
     if let Err(error) = worker::explain::remember(root, &name, &report) {
         tracing::warn!(%error, "this build is not remembered for --explain");
     }

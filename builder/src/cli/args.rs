@@ -53,10 +53,14 @@ pub enum Command {
     Inspect(InspectArgs),
     /// Show the instructions an image was made by
     History(HistoryArgs),
+    /// Run a command in an image, in the same sandbox as RUN
+    Run(RunArgs),
     /// Show what the store holds and how large it is
     Du(DuArgs),
     /// Remove what no build and no image needs
     Prune(PruneArgs),
+    /// Say what this machine can and cannot do, and how to get what is missing
+    Doctor(DoctorArgs),
     /// Copy the program into a folder, with the link `build`
     Install(InstallArgs),
     /// Print a completion script for a shell
@@ -202,6 +206,50 @@ pub struct HistoryArgs {
     pub platform: Option<String>,
 }
 
+/// `run`
+#[derive(Debug, Args)]
+#[command(trailing_var_arg = true)]
+pub struct RunArgs {
+    /// The image
+    pub image: String,
+    /// The command and its arguments [default: the image's]
+    #[arg(value_name = "COMMAND", allow_hyphen_values = true)]
+    pub command: Vec<OsString>,
+    /// Set a variable; without a value, pass on this shell's
+    #[arg(short, long, value_name = "NAME[=VALUE]")]
+    pub env: Vec<String>,
+    /// Run this program instead of the image's entrypoint ("" for none)
+    #[arg(long, value_name = "PROGRAM")]
+    pub entrypoint: Option<String>,
+    /// Run as this user[:group]
+    #[arg(short, long, value_name = "USER")]
+    pub user: Option<String>,
+    /// Start in this folder of the image
+    #[arg(short, long, value_name = "DIR")]
+    pub workdir: Option<String>,
+    /// Bind a folder or file of this machine: source:target[:ro]
+    #[arg(short, long, value_name = "SOURCE:TARGET[:ro]")]
+    pub volume: Vec<String>,
+    /// The network: its own, the machine's, or none
+    #[arg(long, value_name = "default|host|none", default_value = "default")]
+    pub network: String,
+    /// The host name inside
+    #[arg(long, value_name = "NAME")]
+    pub hostname: Option<String>,
+    /// Keep stdin open (always done)
+    #[arg(short, long)]
+    pub interactive: bool,
+    /// Give the command a terminal [default: if stdin and stdout are one]
+    #[arg(short, long)]
+    pub tty: bool,
+    /// Remove what the command wrote when it has ended (always done)
+    #[arg(long)]
+    pub rm: bool,
+    /// Which platform's image of several
+    #[arg(long)]
+    pub platform: Option<String>,
+}
+
 /// `du`
 #[derive(Debug, Args)]
 pub struct DuArgs {
@@ -240,6 +288,14 @@ pub struct PruneArgs {
     /// Show everything known about each record removed
     #[arg(long)]
     pub verbose: bool,
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    /// Print as JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `install`
@@ -305,6 +361,19 @@ mod tests {
             let cli = parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
             assert!(matches!(cli.command, Command::Build(_)), "{line}");
         }
+    }
+
+    #[test]
+    fn what_follows_the_image_belongs_to_the_command() {
+        let Ok(Cli {
+            command: Command::Run(args),
+            ..
+        }) = parse("builder run -e A=1 img ls -l --root /")
+        else {
+            panic!("not parsed as run");
+        };
+        assert_eq!(args.command, ["ls", "-l", "--root", "/"]);
+        assert_eq!(args.env, ["A=1"]);
     }
 
     #[test]

@@ -33,4 +33,8 @@ impl ExitStatus {
     pub const TERMINATED: ExitStatus = ExitStatus(143);
     /// `run`: could not be set up.
     pub const RUN_SETUP: ExitStatus = ExitStatus(125);
+    /// `run`: could not be started.
+    pub const RUN_NOT_STARTED: ExitStatus = ExitStatus(126);
+    /// `run`: was not found.
+    pub const RUN_NOT_FOUND: ExitStatus = ExitStatus(127);
 }

@@ -17,6 +17,9 @@ mod table;
 mod images;
 mod transfer;
 mod store;
+mod pty;
+mod run;
+mod doctor;
 mod install;
 mod report;
 mod exit;
@@ -45,8 +48,10 @@ pub fn run(cli: Cli) -> Result<ExitStatus> {
         Command::Pull(args) => transfer::pull(&cli.global, &args),
         Command::Save(args) => transfer::save(&cli.global, &args),
         Command::Load(args) => transfer::load(&cli.global, &args),
+        Command::Run(args) => run::run(&cli.global, args),
         Command::Du(args) => store::usage(&cli.global, &args),
         Command::Prune(args) => store::prune(&cli.global, &args),
+        Command::Doctor(args) => doctor::run(&cli.global, &args),
         Command::Install(args) => install::run(&args),
         Command::Completion(args) => install::completion(&args),
         Command::Version => install::version(),

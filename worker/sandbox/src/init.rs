@@ -358,11 +358,23 @@ fn make_readonly(proc: BorrowedFd<'_>, path: &CStr) -> rustix::io::Result<()> {
     attach(mount, target)
 }
 
-/// The old root ends up on top of the new one and is taken off, with the staging area and all else.
+/// The old root ends up on top of the new one, the staging area on top of that; both are taken off. Unmounting `.`
+/// takes off the topmost only, so this goes on until the old root itself is gone: else it would be one `/..` away.
 fn pivot(root: BorrowedFd<'_>) -> rustix::io::Result<()> {
+    let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC;
+    let old = rustix::fs::open(c"/", flags, Mode::empty())?;
     rustix::process::fchdir(root)?;
     rustix::process::pivot_root(c".", c".")?;
+    rustix::process::fchdir(&old)?;
     rustix::mount::unmount(c".", UnmountFlags::DETACH)?;
+    loop {
+        match rustix::mount::unmount(c".", UnmountFlags::DETACH) {
+            Ok(()) => {}
+            // The old root is no part of this namespace any more.
+            Err(Errno::INVAL) => break,
+            Err(error) => return Err(error),
+        }
+    }
     rustix::process::chdir(c"/")
 }
 
