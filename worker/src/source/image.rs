@@ -213,15 +213,32 @@ impl Worker {
     ) -> Result<Found, ImageError> {
         let reference = &reference.clone().with_default_tag();
         let _activity = sink.begin(format!("resolve {reference}"), "resolve");
-        let (from, target) = match place {
-            ImagePlace::OciLayout { store } => {
-                let folder = session.caller().oci_layout(store);
-                let folder = folder.ok_or_else(|| ImageError::NoLayout { store: store.clone() })?;
-                let target = oci_layout::find(&folder, reference)?;
-                (Place::Layout(folder), target)
+        if let ImagePlace::OciLayout { store } = place {
+            let folder = session.caller().oci_layout(store);
+            let folder = folder.ok_or_else(|| ImageError::NoLayout { store: store.clone() })?;
+            let target = oci_layout::find(&folder, reference)?;
+            return self.read_image(reference, platform, Place::Layout(folder), target).await;
+        }
+        let (from, target) = self.locate(session, reference, mode).await?;
+        let is_own = matches!(from, Place::Store);
+        match self.read_image(reference, platform, from, target).await {
+            // The registry may have what the image of that name in the own store lacks.
+            Err(ImageError::NoPlatform { .. } | ImageError::NotFound { .. }) if is_own => {
+                let (from, target) = self.locate(session, reference, ResolveMode::Pull).await?;
+                self.read_image(reference, platform, from, target).await
             }
-            ImagePlace::Registry => self.locate(session, reference, mode).await?,
-        };
+            found => found,
+        }
+    }
+
+    /// Reads manifest and config.
+    async fn read_image(
+        &self,
+        reference: &Reference,
+        platform: &Platform,
+        from: Place,
+        target: Descriptor,
+    ) -> Result<Found, ImageError> {
         let reader = Reader { cache: &self.cache, reference, from: &from };
         let manifest = reader.manifest(&target, platform).await?;
         let config_bytes = reader.blob(&manifest.config, MAX_CONFIG_BYTES).await?;
