@@ -43,8 +43,8 @@ pub(super) fn lease(namespace: OwnedFd) -> Result<Lease, Error> {
         if let Some(mut errors) = process.0.stderr.take() {
             drop(errors.by_ref().take(4096).read_to_string(&mut text));
         }
-        let text = text.trim().lines().last().unwrap_or_default().to_owned();
-        return Err(failed("connect the step by slirp4netns")(io::Error::other(text)));
+        let text = text.trim().lines().collect::<Vec<_>>().join("; ");
+        return Err(failed("connect the step by slirp4netns (it needs /dev/net/tun)")(io::Error::other(text)));
     }
     Ok(Lease { namespace, address: ADDRESS, gateway: GATEWAY, _hold: Hold::Slirp { _process: process } })
 }
