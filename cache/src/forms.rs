@@ -525,14 +525,30 @@ impl Cache {
     }
 }
 
-/// A directory being made beside the layers; thrown away unless it is kept.
-pub(crate) struct Aside {
+/// A directory beside the layers; thrown away unless it becomes one.
+#[derive(Debug)]
+pub struct Aside {
     cache: Cache,
     path: PathBuf,
     is_kept: bool,
 }
 
+impl Cache {
+    /// An empty directory in the store for as long as it is held.
+    ///
+    /// # Errors
+    /// Those of making it.
+    pub fn work_dir(&self) -> Result<Aside> {
+        Aside::create(self)
+    }
+}
+
 impl Aside {
+    /// Where it is.
+    pub fn path(&self) -> &std::path::Path {
+        &self.path
+    }
+
     fn create(cache: &Cache) -> Result<Aside> {
         let path = cache.unique("active");
         fs::create_dir(&path).map_err(CacheError::io("create", &path))?;

@@ -38,7 +38,7 @@ pub use blobs::{CompressionChoice, LayerBlob};
 pub use cache_mount::{CacheMount, Sharing};
 pub use content::{ContentStore, Ingest};
 pub use error::{CacheError, Result};
-pub use forms::{Meter, NoMeter};
+pub use forms::{Aside, Meter, NoMeter};
 pub use gc::{Filter, Key, PruneOptions, Test, UnknownFilter};
 pub use images::{Image, Images};
 pub use keys_db::KeysDb;

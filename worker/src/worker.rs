@@ -139,6 +139,10 @@ impl Worker {
         network: Option<Lease>,
         ctx: &OpContext,
     ) -> Result<(Exit, Vec<String>), RunError> {
+        if let Some(runtime) = &self.options.oci_runtime {
+            let bundle = self.cache.work_dir().map_err(|cause| RunError::Bundle(cause.into()))?;
+            return self.executor.run_by(runtime, spec, bundle, ctx.progress.clone(), &ctx.cancel).await;
+        }
         self.executor.run(spec, network, ctx.progress.clone(), &ctx.cancel).await
     }
 

@@ -6,6 +6,8 @@
 //! ```
 //!
 //! Cancelling kills pid 1 of the step, and with it all its processes; `run` returns when they are gone.
+mod oci_runtime; // runc, crun and the like
+
 use parking_lot::Mutex;
 use sandbox::{Exit, Process, Spawner, Spec, Stdio, network::Lease};
 use solver::progress::{OutputStream, Sink};
@@ -32,6 +34,8 @@ pub(crate) enum RunError {
     Sandbox(#[from] sandbox::Error),
     #[error("read the output of the step")]
     Output(#[source] io::Error),
+    #[error("prepare the bundle of another OCI runtime")]
+    Bundle(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("canceled")]
     Canceled,
 }
@@ -60,16 +64,30 @@ impl Executor {
         progress: Sink,
         cancel: &CancellationToken,
     ) -> Result<(Exit, Vec<String>), RunError> {
+        // The lease lives as long as the step.
+        let start = move |spawner: &Spawner, stdio| {
+            let namespace: Option<BorrowedFd<'_>> = network.as_ref().map(AsFd::as_fd);
+            let process = spawner.step(&spec, stdio, namespace)?;
+            Ok((process, network))
+        };
+        self.follow(start, progress, cancel).await
+    }
+
+    /// Starts something and stays with it to its end; what `start` gives beside the process lives as long.
+    async fn follow<K: Send + 'static>(
+        self: &Arc<Self>,
+        start: impl FnOnce(&Spawner, Stdio) -> Result<(Process, K), sandbox::Error> + Send + 'static,
+        progress: Sink,
+        cancel: &CancellationToken,
+    ) -> Result<(Exit, Vec<String>), RunError> {
         let executor = self.clone();
         let started = tokio::task::spawn_blocking(move || {
             let spawner = executor.spawner()?;
             let (stdio, stdout, stderr) = Stdio::pipes().map_err(RunError::Output)?;
-            let namespace: Option<BorrowedFd<'_>> = network.as_ref().map(AsFd::as_fd);
-            let process = spawner.step(&spec, stdio, namespace)?;
-            Ok::<_, RunError>((process, stdout, stderr, network))
+            let (process, kept) = start(&spawner, stdio)?;
+            Ok::<_, RunError>((process, stdout, stderr, kept))
         });
-        // The lease lives as long as the step.
-        let (mut process, stdout, stderr, _network) = started.await.map_err(|_| RunError::Canceled)??;
+        let (mut process, stdout, stderr, _kept) = started.await.map_err(|_| RunError::Canceled)??;
         let notes = process.notes().to_vec();
         let killer = process.killer().map_err(RunError::Output)?;
         let outputs = [(OutputStream::Stdout, stdout), (OutputStream::Stderr, stderr)].map(|(stream, pipe)| {
@@ -104,11 +122,6 @@ impl Executor {
         network: Option<BorrowedFd<'_>>,
     ) -> Result<Process, sandbox::Error> {
         self.spawner()?.step(spec, stdio, network)
-    }
-
-    /// Runs a program of the host with layers mounted for it.
-    pub(crate) fn tool(&self, tool: &sandbox::Tool, stdio: Stdio) -> Result<Process, sandbox::Error> {
-        self.spawner()?.tool(tool, stdio)
     }
 }
 

@@ -1,0 +1,261 @@
+//! Runs a step by another OCI runtime: runc, crun, or one that takes the same arguments (`--oci-runtime`).
+//!
+//! ```text
+//! Spec ─▶ bundle/config.json + files ─▶ Tool (overlays on bundle/rootfs and bundle/m<n>) ─▶ RUNTIME run --bundle …
+//! ```
+//!
+//! The runtime runs inside a mount namespace of its own, in which the layers are mounted where `config.json` says; so
+//! they are gone when it ends, however it ends. The bundle is thrown away after the step. Secrets lie in memory only.
+//!
+//! Differs: a step run so shares the machine's network unless it has none, as no namespace can be handed over; a note
+//! says so (scenario `run/oci-runtime-runc`).
+use super::{Executor, RunError};
+use cache::Aside;
+use sandbox::{
+    Exit, Spec, Tool, ToolMount,
+    spec::{self, Network, Source, Stubs},
+};
+use serde_json::{Value, json};
+use solver::progress::Sink;
+use std::{
+    fs, io,
+    os::unix::fs::{PermissionsExt, chown},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Names of capabilities by number, capabilities(7).
+const CAPABILITIES: [&str; 41] = [
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
+    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
+    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
+    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
+    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
+];
+/// What a confined step must not see, protocol facts of BuildKit's default spec.
+const MASKED: [&str; 11] = [
+    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
+    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+];
+/// What a confined step must not write.
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// A secret's file in memory; removed when dropped.
+struct MemoryFile(PathBuf);
+
+impl Drop for MemoryFile {
+    fn drop(&mut self) {
+        // It is in memory: at the worst it goes with the machine.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+impl Executor {
+    /// Runs a step by `runtime` to its end and shows its output.
+    pub(crate) async fn run_by(
+        self: &Arc<Self>,
+        runtime: &Path,
+        spec: Spec,
+        bundle: Aside,
+        progress: Sink,
+        cancel: &CancellationToken,
+    ) -> Result<(Exit, Vec<String>), RunError> {
+        let runtime = find(runtime).map_err(|cause| RunError::Bundle(cause.into()))?;
+        let (tool, secrets) = bundled(&runtime, &spec, bundle.path()).map_err(|cause| RunError::Bundle(cause.into()))?;
+        let start = move |spawner: &sandbox::Spawner, stdio| Ok((spawner.tool(&tool, stdio)?, (bundle, secrets)));
+        let (exit, mut notes) = self.follow(start, progress, cancel).await?;
+        if spec.network == Network::Own {
+            notes.push("a step run by another OCI runtime shares the machine's network".to_owned());
+        }
+        Ok((exit, notes))
+    }
+}
+
+/// The full path of a program that is named as people name it.
+fn find(program: &Path) -> io::Result<PathBuf> {
+    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no OCI runtime {}", program.display()));
+    if program.components().count() > 1 {
+        return program.canonicalize().map_err(|_| missing());
+    }
+    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
+    folders.iter().map(|folder| Path::new(folder).join(program)).find(|path| path.is_file()).ok_or_else(missing)
+}
+
+/// Writes the bundle; gives what is to be run, and what must live as long.
+fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<MemoryFile>)> {
+    let mut making = Making { bundle, layers: Vec::new(), mounts: Vec::new(), targets: Vec::new(), secrets: Vec::new() };
+    let rootfs = bundle.join("rootfs");
+    fs::create_dir(&rootfs)?;
+    let spec::Root::Overlay(overlay) = &spec.root else {
+        return Err(io::Error::other("the root of a step is a stack of layers"));
+    };
+    making.layers.push(ToolMount { target: rootfs, overlay: overlay.clone() });
+    making.standard(spec);
+    for (name, target, content) in
+        [("hosts", "/etc/hosts", &spec.hosts), ("resolv.conf", "/etc/resolv.conf", &spec.resolv_conf)]
+    {
+        if let Some(content) = content {
+            let path = bundle.join(name);
+            fs::write(&path, content)?;
+            making.bind(&path, target, true, false);
+        }
+    }
+    for mount in &spec.mounts {
+        making.mount(mount)?;
+    }
+    let config = config(spec, &making.mounts);
+    // Whatever the specification does not know is a mistake of ours: better found here than by the runtime.
+    let checked: oci_spec::runtime::Spec = serde_json::from_value(config).map_err(io::Error::other)?;
+    fs::write(bundle.join("config.json"), serde_json::to_vec(&checked).map_err(io::Error::other)?)?;
+    let id = format!("builder-{}", bundle.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default());
+    let text = |path: &Path| path.display().to_string();
+    let state = bundle.join("state");
+    fs::create_dir(&state)?;
+    let args = vec![text(runtime), "--root".into(), text(&state), "run".into(), "--bundle".into(), text(bundle), id];
+    let tool = Tool {
+        args,
+        env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
+        cwd: bundle.to_owned(),
+        mounts: making.layers,
+        targets: making.targets,
+        directories: vec![(spec.cwd.clone(), spec.user.uid, spec.user.gid)],
+        stubs: if spec.stubs == Stubs::Keep { Stubs::Keep } else { spec.stubs },
+    };
+    Ok((tool, making.secrets))
+}
+
+/// The bundle as it grows.
+struct Making<'a> {
+    bundle: &'a Path,
+    layers: Vec<ToolMount>,
+    mounts: Vec<Value>,
+    targets: Vec<(String, bool)>,
+    secrets: Vec<MemoryFile>,
+}
+
+impl Making<'_> {
+    /// What every step has.
+    fn standard(&mut self, spec: &Spec) {
+        let shm = format!("size={}", spec.shm_size_bytes);
+        let insecure = spec.security == spec::Security::Insecure;
+        let sys = if insecure { "rw" } else { "ro" };
+        self.mounts.extend([
+            json!({"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]}),
+            json!({"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
+                   "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]}),
+            json!({"destination": "/dev/pts", "type": "devpts", "source": "devpts",
+                   "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"]}),
+            json!({"destination": "/dev/shm", "type": "tmpfs", "source": "shm",
+                   "options": ["nosuid", "noexec", "nodev", "mode=1777", shm]}),
+            json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
+                   "options": ["nosuid", "noexec", "nodev"]}),
+            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys]}),
+        ]);
+    }
+
+    fn bind(&mut self, from: &Path, target: &str, readonly: bool, is_dir: bool) {
+        let access = if readonly { "ro" } else { "rw" };
+        self.mounts.push(json!({"destination": target, "type": "bind", "source": from, "options": ["rbind", access]}));
+        self.targets.push((target.to_owned(), is_dir));
+    }
+
+    fn mount(&mut self, mount: &spec::Mount) -> io::Result<()> {
+        let target = mount.target.as_str();
+        match &mount.source {
+            Source::Bind { path, subpath } => {
+                let from = beneath(path, subpath)?;
+                let is_dir = from.is_dir();
+                self.bind(&from, target, mount.readonly, is_dir);
+            }
+            Source::Overlay { overlay, subpath } => {
+                let folder = self.bundle.join(format!("m{}", self.layers.len()));
+                fs::create_dir(&folder)?;
+                // What a sub path is, is known by the layer that has it topmost.
+                let found = overlay.lowers.iter().find_map(|lower| beneath(lower, subpath).ok().filter(|p| p.exists()));
+                let is_dir = found.is_none_or(|found| found.is_dir());
+                self.layers.push(ToolMount { target: folder.clone(), overlay: overlay.clone() });
+                let from = folder.join(subpath.trim_start_matches('/'));
+                self.bind(&from, target, mount.readonly, is_dir);
+            }
+            Source::Tmpfs { size_bytes, mode } => {
+                let mut options = vec!["nosuid".to_owned(), format!("mode={mode:o}")];
+                options.extend(size_bytes.map(|size| format!("size={size}")));
+                self.mounts.push(json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}));
+                self.targets.push((target.to_owned(), true));
+            }
+            Source::Secret(secret) => {
+                let name = self.bundle.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let path = PathBuf::from(format!("/dev/shm/builder-{name}-{}", self.secrets.len()));
+                let file = fs::File::options().write(true).create_new(true).open(&path)?;
+                self.secrets.push(MemoryFile(path.clone()));
+                file.set_permissions(fs::Permissions::from_mode(secret.mode))?;
+                io::Write::write_all(&mut &file, &secret.content)?;
+                chown(&path, Some(secret.uid), Some(secret.gid))?;
+                self.bind(&path, target, true, false);
+            }
+            Source::Socket { path, uid, gid, mode } => {
+                chown(path, Some(*uid), Some(*gid))?;
+                fs::set_permissions(path, fs::Permissions::from_mode(*mode))?;
+                self.bind(path, target, false, false);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A path beneath a directory, no link on it followed out of it.
+fn beneath(root: &Path, subpath: &str) -> io::Result<PathBuf> {
+    let clean = tree::RootPath::clean(subpath.trim_start_matches('/')).map_err(io::Error::other)?;
+    let path = root.join(clean.display().to_string());
+    let found = path.canonicalize()?;
+    match found.starts_with(root.canonicalize()?) {
+        true => Ok(found),
+        false => Err(io::Error::other(format!("{subpath:?} leads out of {}", root.display()))),
+    }
+}
+
+fn config(spec: &Spec, mounts: &[Value]) -> Value {
+    let insecure = spec.security == spec::Security::Insecure;
+    let given = if insecure { spec::Capabilities::ALL } else { spec.capabilities };
+    let capabilities: Vec<String> = (0u32..)
+        .zip(CAPABILITIES)
+        .filter(|(bit, _)| given.has(*bit))
+        .map(|(_, name)| format!("CAP_{name}"))
+        .collect();
+    let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "pid"}), json!({"type": "ipc"}), json!({"type": "uts"})];
+    if spec.network == Network::None {
+        namespaces.push(json!({"type": "network"}));
+    }
+    let rlimits: Vec<Value> = spec
+        .rlimits
+        .iter()
+        .map(|limit| {
+            let name = format!("RLIMIT_{}", limit.resource.name().to_uppercase());
+            json!({"type": name, "soft": limit.soft, "hard": limit.hard})
+        })
+        .collect();
+    json!({
+        "ociVersion": "1.0.2",
+        "process": {
+            "terminal": false,
+            "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.groups},
+            "args": spec.args,
+            "env": spec.env,
+            "cwd": spec.cwd,
+            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "rlimits": rlimits,
+            "noNewPrivileges": false,
+        },
+        "root": {"path": "rootfs", "readonly": false},
+        "hostname": spec.hostname,
+        "mounts": mounts,
+        "linux": {
+            "namespaces": namespaces,
+            "maskedPaths": if insecure { Vec::new() } else { MASKED.to_vec() },
+            "readonlyPaths": if insecure { Vec::new() } else { READONLY.to_vec() },
+            "resources": {"devices": [{"allow": insecure, "access": "rwm"}]},
+        },
+    })
+}
