@@ -53,7 +53,7 @@ pub enum ErrorKind {
         place: String,
     },
     /// The target is not there.
-    #[error("there is no stage {target:?} to build")]
+    #[error("target stage {target:?} could not be found")]
     UnknownTarget {
         /// Its name.
         target: String,

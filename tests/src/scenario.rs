@@ -28,7 +28,7 @@ struct Script {
     /// Runs as an ordinary user; skipped where the tests are not root.
     #[serde(default)]
     ordinary_user: bool,
-    /// Programs that must be installed; skipped by name else.
+    /// Programs that must be installed (or `no hybrid cgroups`); skipped by name else.
     #[serde(default)]
     needs: Vec<String>,
     /// The builds, one after the other on one root.
@@ -152,6 +152,12 @@ impl Scenario {
             return Ok(Some("becoming another user needs root".to_owned()));
         }
         for need in &script.needs {
+            if need == "no hybrid cgroups" {
+                if Path::new("/sys/fs/cgroup/unified").exists() {
+                    return Ok(Some("crun refuses machines with hybrid cgroups".to_owned()));
+                }
+                continue;
+            }
             if !crate::tool(need) {
                 return Ok(Some(format!("{need} is not installed")));
             }
