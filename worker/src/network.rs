@@ -22,7 +22,7 @@ pub(crate) fn hosts(hostname: &str, extra: &[HostIp]) -> Vec<u8> {
 }
 
 /// The step's `/etc/resolv.conf`.
-pub(crate) fn resolv_conf(is_host_network: bool) -> Vec<u8> {
+pub fn resolv_conf(is_host_network: bool) -> Vec<u8> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut text = read("/etc/resolv.conf");
     let servers: Vec<&str> = text.lines().filter_map(server).collect();

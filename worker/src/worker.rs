@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -95,17 +96,17 @@ impl Worker {
         self.executor.warm_up()
     }
 
-    /// Starts a process with this stdio: `builder run`.
+    /// Starts a process with this stdio, in the network [`Worker::network`] gave for it: `builder run`.
     ///
     /// # Errors
     /// Those of the sandbox.
-    pub fn start(&self, spec: &Spec, stdio: Stdio) -> Result<Process, sandbox::Error> {
-        self.executor.start(spec, stdio, None)
+    pub fn start(&self, spec: &Spec, stdio: Stdio, network: Option<&Lease>) -> Result<Process, sandbox::Error> {
+        self.executor.start(spec, stdio, network.map(AsFd::as_fd))
     }
 
     /// The network of a step: what is passed to the sandbox, and what to call it. Where a step can have none of its own
     /// it shares the machine's, and that is said once.
-    pub(crate) async fn network(&self, mode: NetMode, progress: &Sink) -> (Option<Lease>, spec::Network) {
+    pub async fn network(&self, mode: NetMode, progress: &Sink) -> (Option<Lease>, spec::Network) {
         match mode {
             NetMode::None => return (None, spec::Network::None),
             NetMode::Host => return (None, spec::Network::Host),

@@ -48,6 +48,9 @@ pub async fn run(
     let built = solve(job, answer).await?;
     let mut outcome = outputs::give(engine, job, &session, request, &built).await?;
     outcome.explanation = explain(engine, job, request);
+    outcome.notes.extend(engine.worker.network_fault().map(|fault| {
+        format!("steps shared the network of this machine, as they can have none of their own: {fault}")
+    }));
     Ok(outcome)
 }
 

@@ -167,7 +167,11 @@ fn dockerfile_of(folder: &Path, file: Option<&str>) -> Result<DockerfileSource> 
         }
         Err(error) => {
             let hint = nearby(folder).map(|name| format!("there is a {name}; use --file {name}"));
-            let error = UsageError::new(format!("read the Dockerfile {}: {error}", path.display()));
+            let reason = match error.kind() {
+                std::io::ErrorKind::NotFound => "no such file".to_owned(),
+                _ => error.to_string(),
+            };
+            let error = UsageError::new(format!("read the Dockerfile {}: {reason}", path.display()));
             Err(match hint {
                 Some(hint) if file.is_none() => error.hint(hint),
                 _ => error,

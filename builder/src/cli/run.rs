@@ -15,7 +15,9 @@ use crate::container::{Volume, Wanted, describe};
 use crate::stored;
 use anyhow::{Context, Result};
 use cache::{Meter, NoMeter, RecordInfo};
+use llb::op::NetMode;
 use oci::{Digest, Platform, Reference};
+use sandbox::network::Lease;
 use sandbox::spec::{Network, Overlay, Root, Upper};
 use sandbox::{Process, Spec, Stdio};
 use session::{LocalCaller, LocalOptions, SessionId};
@@ -56,11 +58,11 @@ pub(super) fn run(global: &Global, args: RunArgs) -> Result<ExitStatus> {
     }
 }
 
-fn network(text: &str) -> Result<Network, UsageError> {
+fn network(text: &str) -> Result<NetMode, UsageError> {
     Ok(match super::values::network(text)? {
-        crate::request::NetworkMode::None => Network::None,
-        crate::request::NetworkMode::Host => Network::Host,
-        crate::request::NetworkMode::Sandbox => Network::Own,
+        crate::request::NetworkMode::None => NetMode::None,
+        crate::request::NetworkMode::Host => NetMode::Host,
+        crate::request::NetworkMode::Sandbox => NetMode::Sandbox,
     })
 }
 
@@ -126,7 +128,7 @@ async fn start(
     reference: &Reference,
     platform: &Platform,
     wanted: &Wanted,
-    network: Network,
+    network: NetMode,
 ) -> Result<i32> {
     let credentials = Arc::new(DockerCredentials::of(&config.environment));
     let options = LocalOptions {
@@ -150,9 +152,15 @@ async fn start(
     let view = image.view(&meter).await?;
     let accounts = cache::view::passwd(&view)?;
     let groups = cache::view::groups(&view)?;
-    let network = reachable(network);
+    let (lease, network) = engine.worker.network(network, &sink).await;
+    if let Some(fault) = engine.worker.network_fault() {
+        super::note(&format!(
+            "note: the command shares this machine's network, as it can have none of its own: {fault}"
+        ));
+    }
+    let is_host = network == Network::Host;
     let mut spec = describe(&image_config, wanted, &accounts, &groups, network)?;
-    spec.resolv_conf = Some(std::fs::read("/etc/resolv.conf").unwrap_or_default());
+    spec.resolv_conf = Some(worker::resolv_conf(is_host));
     let mut lowers = image.directories(&meter).await?;
     lowers.reverse();
     let scratch = engine
@@ -166,24 +174,13 @@ async fn start(
         lowers,
         upper: Some(upper),
     });
-    let code = execute(&engine.worker, spec, wanted.has_terminal).await;
+    let code = execute(&engine.worker, spec, lease, wanted.has_terminal).await;
     // What was written goes with it.
     drop(scratch);
     code
 }
 
-/// A network of its own where that can be had here; else this machine's, and it is said.
-fn reachable(network: Network) -> Network {
-    match network {
-        Network::Own => {
-            super::note("note: the command shares this machine's network (--network none for none)");
-            Network::Host
-        }
-        other => other,
-    }
-}
-
-async fn execute(worker: &Arc<Worker>, spec: Spec, has_terminal: bool) -> Result<i32> {
+async fn execute(worker: &Arc<Worker>, spec: Spec, lease: Option<Lease>, has_terminal: bool) -> Result<i32> {
     let (mut pty, stdio) = match has_terminal {
         true => {
             let (pty, terminal) = Pty::open().context("make a terminal")?;
@@ -194,7 +191,10 @@ async fn execute(worker: &Arc<Worker>, spec: Spec, has_terminal: bool) -> Result
     let signals = Signals::listen().context("listen for signals")?;
     let mut window = signal(SignalKind::window_change()).context("listen for signals")?;
     let worker = worker.clone();
-    let mut process = tokio::task::spawn_blocking(move || worker.start(&spec, stdio)).await??;
+    let begun =
+        tokio::task::spawn_blocking(move || (worker.start(&spec, stdio, lease.as_ref()), lease)).await?;
+    // The network is given back when the process has ended.
+    let (mut process, _lease) = (begun.0?, begun.1);
     process
         .notes()
         .iter()
