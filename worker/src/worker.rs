@@ -171,6 +171,7 @@ pub struct Session {
     caller: Arc<dyn Caller>,
     registry: std::sync::OnceLock<Registry>,
     entitlements: Entitlements,
+    notes: crate::explain::Notes,
     /// Keeps what the build uses from gc.
     _lease: cache::Lease,
 }
@@ -187,12 +188,17 @@ pub struct Entitlements {
 impl Session {
     /// The session of `caller`, which holds what it uses in `cache` until it is dropped.
     pub fn new(caller: Arc<dyn Caller>, cache: &Cache, entitlements: Entitlements) -> Session {
-        Session { caller, registry: std::sync::OnceLock::new(), entitlements, _lease: cache.lease() }
+        Session { caller, registry: std::sync::OnceLock::new(), entitlements, notes: <_>::default(), _lease: cache.lease() }
     }
 
     /// Who asked for the build.
     pub fn caller(&self) -> &Arc<dyn Caller> {
         &self.caller
+    }
+
+    /// What its copies took from contexts.
+    pub fn notes(&self) -> &crate::explain::Notes {
+        &self.notes
     }
 
     /// What the build may do.

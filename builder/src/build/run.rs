@@ -47,7 +47,7 @@ pub async fn run(
     check(&answer, request)?;
     let built = solve(job, answer).await?;
     let mut outcome = outputs::give(engine, job, &session, request, &built).await?;
-    outcome.explanation = explain(engine, job, request);
+    outcome.explanation = explain(engine, job, &session, request);
     outcome.notes.extend(engine.worker.network_fault().map(|fault| {
         format!("steps shared the network of this machine, as they can have none of their own: {fault}")
     }));
@@ -55,7 +55,12 @@ pub async fn run(
 }
 
 /// Why steps ran, if that was asked for; and what this build was made of, for explaining the next one.
-fn explain(engine: &Engine, job: &Job<ImmutableRef>, request: &BuildRequest) -> Option<String> {
+fn explain(
+    engine: &Engine,
+    job: &Job<ImmutableRef>,
+    session: &Session,
+    request: &BuildRequest,
+) -> Option<String> {
     let (root, report) = (engine.cache.root(), job.report());
     let BuildRequest {
         context,
@@ -67,8 +72,8 @@ fn explain(engine: &Engine, job: &Job<ImmutableRef>, request: &BuildRequest) -> 
     let name = format!("{context:?} {dockerfile:?} {target:?} {platforms:?}");
     let words = request
         .explain
-        .then(|| worker::explain::explain(root, &name, &report));
-    if let Err(error) = worker::explain::remember(root, &name, &report) {
+        .then(|| worker::explain::explain(root, &name, &report, session.notes()));
+    if let Err(error) = worker::explain::remember(root, &name, &report, session.notes()) {
         tracing::warn!(%error, "this build is not remembered for --explain");
     }
     words

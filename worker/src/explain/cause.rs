@@ -9,18 +9,24 @@
 //! | anything | nothing like it | new |
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use serde_json::Value;
 use solver::{Outcome, StepReport};
 
-use super::files;
 use super::record::{Record, Step};
 
 /// Longer texts are cut.
 const MAX_TEXT: usize = 120;
 
-pub(super) fn causes(root: &Path, step: &StepReport, report: &[StepReport], last: Option<&Record>) -> Vec<String> {
+/// Says which files behind a content digest changed.
+type Changes<'a> = &'a dyn Fn(&oci::Digest) -> Vec<String>;
+
+pub(super) fn causes(
+    step: &StepReport,
+    report: &[StepReport],
+    last: Option<&Record>,
+    changes: Changes<'_>,
+) -> Vec<String> {
     if step.ignore_cache {
         return vec!["the cache was not asked (--no-cache)".to_owned()];
     }
@@ -30,7 +36,7 @@ pub(super) fn causes(root: &Path, step: &StepReport, report: &[StepReport], last
     let same: Vec<&Step> = last.steps.iter().filter(|old| old.key == step.key && old.key.is_some()).collect();
     let nearest = same.iter().find(|old| old.name == step.vertex.name).or(same.first());
     if let Some(before) = nearest {
-        return inputs(root, step, before, report, last);
+        return inputs(step, before, report, last, changes);
     }
     match last.steps.iter().find(|old| place(&old.name).is_some() && place(&old.name) == place(&step.vertex.name)) {
         Some(before) => instruction(step, before),
@@ -42,13 +48,19 @@ pub(super) fn causes(root: &Path, step: &StepReport, report: &[StepReport], last
 }
 
 /// The instruction is as it was; what it works on is not.
-fn inputs(root: &Path, step: &StepReport, before: &Step, report: &[StepReport], last: &Record) -> Vec<String> {
+fn inputs(
+    step: &StepReport,
+    before: &Step,
+    report: &[StepReport],
+    last: &Record,
+    changes: Changes<'_>,
+) -> Vec<String> {
     let mut words = Vec::new();
     for (index, input) in step.inputs.iter().enumerate().filter(|(_, input)| !input.is_matched) {
         let old = before.contents.get(index).copied().flatten();
         match (old, input.content) {
             (Some(old), Some(new)) if old != new => {
-                let changes = files::changes(root, &old, &new);
+                let changes = changes(&new);
                 match changes.is_empty() {
                     true => words.push(format!("the files it takes from {} changed", name_of(input.vertex, report))),
                     false => words.extend(changes),

@@ -7,13 +7,13 @@
 //! ```
 //!
 //! 1. `record` keeps, per build (context, Dockerfile, target, platforms), what each step's key was made of.
-//! 2. `files` keeps, per content digest of copied context files, which files those were.
+//! 2. `files` notes which context files stand behind a content digest, and lists them for the next build.
 //! 3. `cause` compares a step with the nearest one of the last build; the solver's report says which input
 //!    the cache did not know, so the comparison is only asked *what* about it changed.
 //!
 //! ```text
-//! <root>/explain/builds/<sha256 of the build's name>   JSON, one per build
-//! <root>/explain/files/<content digest>                a line per file
+//! <root>/explain/<sha256 of the build's name>         JSON
+//! <root>/explain/<sha256 of the build's name>.files   a line per file
 //! ```
 //!
 //! What is lost here costs words only; nothing else reads it.
@@ -27,25 +27,26 @@ use std::path::Path;
 use oci::Digest;
 use solver::{Outcome, StepReport};
 
-pub(crate) use files::keep as keep_files;
+pub use files::Notes;
 
 use record::Record;
 
-/// How many builds are remembered.
-const MAX_BUILDS: usize = 200;
+/// How many files are kept: two per build.
+const MAX_KEPT: usize = 400;
 
 /// Says why each step of a build ran, compared with the last build of that name.
 ///
 /// `build` is whatever tells one build from another: context, Dockerfile, target, platforms.
 #[must_use]
-pub fn explain(root: &Path, build: &str, report: &[StepReport]) -> String {
-    let last = record::load(&path(root, build));
+pub fn explain(root: &Path, build: &str, report: &[StepReport], notes: &Notes) -> String {
+    let path = path(root, build);
+    let (last, listing) = (record::load(&path), path.with_extension("files"));
     let ran = report.iter().filter(|step| step.outcome == Outcome::Ran && !step.inputs.is_empty());
     let mut text = String::new();
     for step in ran {
         text.push_str(&step.vertex.name);
         text.push('\n');
-        for line in cause::causes(root, step, report, last.as_ref()) {
+        for line in cause::causes(step, report, last.as_ref(), &|content| notes.changes(&listing, content)) {
             text.push_str("  ");
             text.push_str(&line);
             text.push('\n');
@@ -58,17 +59,22 @@ pub fn explain(root: &Path, build: &str, report: &[StepReport]) -> String {
 ///
 /// # Errors
 /// Those of writing the record.
-pub fn remember(root: &Path, build: &str, report: &[StepReport]) -> std::io::Result<()> {
+pub fn remember(root: &Path, build: &str, report: &[StepReport], notes: &Notes) -> std::io::Result<()> {
     let path = path(root, build);
+    let last = record::load(&path);
     // A step the cache made unnecessary is as it was the last time; what was known of it stays known.
-    let record = Record::of(report, record::load(&path).as_ref());
+    let record = Record::of(report, last.as_ref());
+    if last.as_ref() == Some(&record) {
+        return Ok(());
+    }
     record::save(&path, &record)?;
-    files::thin_out(&root.join("explain/builds"), MAX_BUILDS);
+    notes.list(&path.with_extension("files"))?;
+    files::thin_out(&root.join("explain"), MAX_KEPT);
     Ok(())
 }
 
 fn path(root: &Path, build: &str) -> std::path::PathBuf {
-    root.join("explain/builds").join(Digest::of(build.as_bytes()).hex())
+    root.join("explain").join(Digest::of(build.as_bytes()).hex())
 }
 
 #[cfg(test)]

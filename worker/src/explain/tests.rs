@@ -4,7 +4,7 @@ use oci::Digest;
 use solver::progress::VertexInfo;
 use solver::{InputReport, Outcome, StepReport};
 
-use super::{explain, remember};
+use super::{Notes, explain, remember};
 
 fn digest(text: &str) -> Digest {
     Digest::of(text.as_bytes())
@@ -51,9 +51,7 @@ fn causes_are_told_in_words() {
         ("build argument", build("old", "2", "make", "one"), &["build argument or variable V changed from \"1\" to \"2\""]),
         ("instruction", build("old", "1", "make all", "one"), &["the instruction changed, it was: RUN make"]),
         ("files", build("new", "1", "make", "one"), &[
-            "a changed",
-            "c is new",
-            "b is gone",
+            "the files it takes from [internal] load build context changed",
             "it follows [2/4] COPY a b ./, which ran",
         ]),
     ];
@@ -78,14 +76,11 @@ fn causes_are_told_in_words() {
 
     for (what, report, expected) in cases {
         let root = tempfile::tempdir().expect("a directory");
-        let files = root.path().join("explain/files");
-        std::fs::create_dir_all(&files).expect("a directory");
-        std::fs::write(files.join(digest("old").hex()), "0000000000000001 a\n0000000000000002 b\n").expect("a file");
-        std::fs::write(files.join(digest("new").hex()), "0000000000000003 a\n0000000000000004 c\n").expect("a file");
-        let text = explain(root.path(), "build", &first);
+        let notes = Notes::default();
+        let text = explain(root.path(), "build", &first, &notes);
         assert!(text.contains("there was no build of this Dockerfile"), "{text}");
-        remember(root.path(), "build", &first).expect("a record");
-        let text = explain(root.path(), "build", &report);
+        remember(root.path(), "build", &first, &notes).expect("a record");
+        let text = explain(root.path(), "build", &report, &notes);
         for line in expected {
             assert!(text.lines().any(|found| found.trim() == *line), "{what}: {line:?} is not in\n{text}");
         }
@@ -96,14 +91,15 @@ fn causes_are_told_in_words() {
 fn a_cached_build_needs_no_words_and_forgets_nothing() {
     let root = tempfile::tempdir().expect("a directory");
     let first = build("old", "1", "make", "one");
-    remember(root.path(), "build", &first).expect("a record");
+    let notes = Notes::default();
+    remember(root.path(), "build", &first, &notes).expect("a record");
     let mut cached = build("old", "1", "make", "one");
     for step in &mut cached {
         step.outcome = Outcome::NotNeeded;
         step.inputs.iter_mut().for_each(|input| input.content = None);
     }
-    assert_eq!(explain(root.path(), "build", &cached), "every step came from the cache\n");
-    remember(root.path(), "build", &cached).expect("a record");
+    assert_eq!(explain(root.path(), "build", &cached, &notes), "every step came from the cache\n");
+    remember(root.path(), "build", &cached, &notes).expect("a record");
     let kept = super::record::load(&super::path(root.path(), "build")).expect("it is there");
     assert_eq!(kept.steps[2].contents[1], Some(digest("old")), "the contents of the last copy are still known");
 }

@@ -5,7 +5,7 @@
 //! input's ref + selectors ─ cache::checksum ─▶ content digest
 //! ```
 use super::cache_error as failed;
-use crate::{Worker, meter::SinkMeter};
+use crate::{Session, Worker, meter::SinkMeter};
 use async_trait::async_trait;
 use cache::{ImmutableRef, checksum};
 use llb::{Vertex, cache::OpKey};
@@ -61,11 +61,11 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
             })
             .collect();
         let view = ctx.unless_canceled(result.view(&SinkMeter::new(ctx.progress.clone()))).await?.map_err(failed)?;
-        let of = result.clone();
+        let (of, session) = (result.clone(), Session::of(ctx)?);
         let summing = tokio::task::spawn_blocking(move || {
             let digest = checksum::checksum(&view, &selectors)?;
             if of.layers().iter().any(|layer| layer.external().is_some()) {
-                crate::explain::keep_files(of.cache().root(), &digest, &view);
+                session.notes().keep(digest, selectors, &view);
             }
             if let Err(error) = of.keep_digests() {
                 tracing::warn!(%error, "the digests of a layer's files are not kept"); // it only saves time
