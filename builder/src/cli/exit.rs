@@ -1,7 +1,7 @@
 //! The exit codes, a documented list.
 
 /// What `--help` says about exit codes.
-pub const HELP: &str = "\
+pub(super) const HELP: &str = "\
 Exit codes:
   0    done
   1    the build failed, or what was asked for cannot be done: your move

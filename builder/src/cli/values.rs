@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// A mistake on the command line; the program ends with the exit code for those.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
-pub struct UsageError {
+pub(super) struct UsageError {
     /// What is wrong, naming the flag.
     pub message: String,
     /// What to do about it.

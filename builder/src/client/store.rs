@@ -90,7 +90,7 @@ pub fn hosts(config: &Config) -> HostsConfig {
 ///
 /// # Errors
 /// A certificate file cannot be read.
-pub fn registry(config: &Config) -> Result<Registry, BuildError> {
+pub(super) fn registry(config: &Config) -> Result<Registry, BuildError> {
     let credentials = Arc::new(UserCredentials(DockerCredentials::of(&config.environment)));
     Registry::new(hosts(config), credentials).map_err(|error| BuildError::Machine {
         doing: "set up the registry client".into(),

@@ -4,7 +4,7 @@ use super::text::{plain_line, plain_name};
 use std::fmt::Write;
 
 /// A block per failed step: its name and the end of its output; empty if none failed.
-pub fn failures(model: &Model, colour: bool) -> String {
+pub(super) fn failures(model: &Model, colour: bool) -> String {
     let mut out = String::new();
     for index in model.visible() {
         let step = model.step(index);
@@ -23,7 +23,7 @@ pub fn failures(model: &Model, colour: bool) -> String {
 }
 
 /// Seconds since a step began, in five columns or so.
-pub fn since_start(seconds: f64) -> String {
+pub(super) fn since_start(seconds: f64) -> String {
     match seconds {
         s if s < 10.0 => format!("{s:.3}"),
         s if s < 100.0 => format!("{s:.2}"),

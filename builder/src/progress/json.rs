@@ -16,7 +16,7 @@ use solver::progress::{Event, LogEvent, StatusEvent, VertexEvent, WarningEvent};
 use std::time::SystemTime;
 
 /// One line of JSON for a batch; empty for an empty batch.
-pub fn line(events: &[Event]) -> String {
+pub(super) fn line(events: &[Event]) -> String {
     let mut lists: [(&str, Vec<Value>); 4] = [
         ("vertexes", vec![]),
         ("statuses", vec![]),

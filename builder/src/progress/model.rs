@@ -15,7 +15,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::SystemTime;
 
 /// Lines kept of each step for showing after a failure.
-pub const TAIL_LINES: usize = 10;
+pub(super) const TAIL_LINES: usize = 10;
 /// Bytes of a line that are kept; a line without an end must not fill the memory.
 const MAX_LINE_BYTES: usize = 64 * 1024;
 

@@ -33,7 +33,7 @@ const MIN_PROGRESS: f64 = 0.05;
 
 /// The plain display. Gives text back; whoever drives it writes it out.
 #[derive(Debug, Default)]
-pub struct Plain {
+pub(super) struct Plain {
     model: Model,
     numbers: HashMap<usize, usize>,
     front: Option<usize>,
@@ -49,7 +49,7 @@ pub struct Plain {
 
 impl Plain {
     /// A display that keeps colours of the output if asked to.
-    pub fn new(colour: bool) -> Plain {
+    pub(super) fn new(colour: bool) -> Plain {
         Plain {
             colour,
             is_first: true,
@@ -58,12 +58,12 @@ impl Plain {
     }
 
     /// What is known so far.
-    pub fn model(&self) -> &Model {
+    pub(super) fn model(&self) -> &Model {
         &self.model
     }
 
     /// Takes in events.
-    pub fn update(&mut self, events: &[Event], now: SystemTime) {
+    pub(super) fn update(&mut self, events: &[Event], now: SystemTime) {
         for event in events {
             if let Some(index) = self.model.apply(event, now) {
                 self.fresh.insert(index);
@@ -73,7 +73,7 @@ impl Plain {
     }
 
     /// What is to be printed now.
-    pub fn print(&mut self, now: SystemTime) -> String {
+    pub(super) fn print(&mut self, now: SystemTime) -> String {
         let is_shown = |index: &usize| !self.model.step(*index).is_hidden;
         let (done, open): (Vec<usize>, Vec<usize>) = self
             .fresh
@@ -91,7 +91,7 @@ impl Plain {
     }
 
     /// What is to be printed at the end: the rest, and the output of failed steps.
-    pub fn finish(&mut self, now: SystemTime) -> String {
+    pub(super) fn finish(&mut self, now: SystemTime) -> String {
         let mut text = self.print(now);
         let rest: Vec<usize> = self
             .fresh

@@ -71,7 +71,7 @@ impl Summary {
         if let Some((name, took)) = &self.slowest {
             text.push_str(&format!(
                 " (longest: {} {:.1}s)",
-                clip(name, 60),
+                clip(name, 40),
                 took.as_secs_f64()
             ));
         }
@@ -81,5 +81,38 @@ impl Summary {
 
 /// Steps of the Dockerfile are named `[stage 2/4] RUN …` or `[2/4] RUN …`.
 fn is_of_dockerfile(name: &str) -> bool {
-    name.starts_with('[') && !name.starts_with("[internal]") && !name.starts_with("[auth]")
+    let inside = name
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+        .map_or("", |(inside, _)| inside);
+    let place = inside.rsplit(' ').next().and_then(|word| word.split_once('/'));
+    let is_number = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    place.is_some_and(|(number, count)| is_number(number) && is_number(count))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_steps_of_the_dockerfile_count() {
+        for (name, expected) in [
+            ("[2/4] RUN make", true),
+            ("[base 1/2] FROM busybox", true),
+            ("[linux/amd64 base 3/10] COPY a/b c", true),
+            ("[internal] load build definition from Dockerfile", false),
+            (
+                "[context busybox] load metadata for docker.io/library/busybox",
+                false,
+            ),
+            (
+                "[auth] library/busybox:pull token for registry-1.docker.io",
+                false,
+            ),
+            ("exporting to image", false),
+            ("", false),
+        ] {
+            assert_eq!(is_of_dockerfile(name), expected, "{name}");
+        }
+    }
 }

@@ -94,7 +94,7 @@ fn colour(value: &str) -> Option<String> {
 }
 
 /// The terminal display. Gives text back; whoever drives it writes it out.
-pub struct Terminal {
+pub(super) struct Terminal {
     model: Model,
     logs: HashMap<usize, vt100::Parser>,
     colours: Colours,
@@ -124,7 +124,7 @@ enum Tint {
 
 impl Terminal {
     /// A display with these colours and at most this many lines of output a step.
-    pub fn new(colours: Colours, log_lines: usize) -> Terminal {
+    pub(super) fn new(colours: Colours, log_lines: usize) -> Terminal {
         Terminal {
             model: Model::default(),
             logs: HashMap::new(),
@@ -135,12 +135,12 @@ impl Terminal {
     }
 
     /// What is known so far.
-    pub fn model(&self) -> &Model {
+    pub(super) fn model(&self) -> &Model {
         &self.model
     }
 
     /// Takes in events; `columns` is the window's width.
-    pub fn update(&mut self, events: &[Event], now: SystemTime, columns: usize) {
+    pub(super) fn update(&mut self, events: &[Event], now: SystemTime, columns: usize) {
         for event in events {
             let Some(index) = self.model.apply(event, now) else {
                 continue;
@@ -169,12 +169,12 @@ impl Terminal {
     }
 
     /// A frame over the one before, for a window of this size.
-    pub fn frame(&mut self, now: SystemTime, columns: usize, rows: usize) -> String {
+    pub(super) fn frame(&mut self, now: SystemTime, columns: usize, rows: usize) -> String {
         self.draw(now, columns, rows, false)
     }
 
     /// The last frame, all of it, and the output of failed steps.
-    pub fn finish(&mut self, now: SystemTime, columns: usize, rows: usize) -> String {
+    pub(super) fn finish(&mut self, now: SystemTime, columns: usize, rows: usize) -> String {
         let mut text = self.draw(now, columns, rows, true);
         text.push_str(&failures(&self.model, self.colours != Colours::none()));
         text
