@@ -18,7 +18,7 @@ fn open(folder: &tempfile::TempDir) -> Cache {
 fn add(cache: &Cache, parent: &ImmutableRef, files: &[(&str, &str)]) -> ImmutableRef {
     let mut writer = TarLayerWriter::new(cache.content().ingest().expect("an ingest"));
     for (name, text) in files {
-        let path = RootPath::clean(name.as_bytes().to_vec()).expect("a clean path");
+        let path = RootPath::clean(name).expect("a clean path");
         let mut entry = Entry::new(path, Kind::File, 0o644);
         entry.size = text.len() as u64;
         writer.add(&entry, text.as_bytes()).expect("written");
@@ -29,7 +29,7 @@ fn add(cache: &Cache, parent: &ImmutableRef, files: &[(&str, &str)]) -> Immutabl
 
 async fn text(of: &ImmutableRef, name: &str) -> Option<String> {
     let view = of.view(&meter()).await.expect("a view");
-    let path = RootPath::clean(name.as_bytes().to_vec()).expect("a clean path");
+    let path = RootPath::clean(name).expect("a clean path");
     view.read_small(&path, 1000).expect("read").map(|bytes| String::from_utf8(bytes).expect("text"))
 }
 

@@ -43,7 +43,10 @@ pub(super) fn parse(mut bytes: &[u8]) -> Result<Overrides, String> {
     Ok(found)
 }
 
-fn next_record(bytes: &[u8]) -> Result<(&[u8], &[u8], &[u8]), String> {
+/// Key, value, and what follows the record.
+type Record<'a> = (&'a [u8], &'a [u8], &'a [u8]);
+
+fn next_record(bytes: &[u8]) -> Result<Record<'_>, String> {
     let malformed = || "malformed PAX record".to_owned();
     let space = bytes
         .iter()

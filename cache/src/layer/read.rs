@@ -325,7 +325,7 @@ fn numeric(field: &[u8]) -> Option<i64> {
             } else {
                 byte
             };
-            if value > i64::MAX >> 8 || value < i64::MIN >> 8 {
+            if !(i64::MIN >> 8..=i64::MAX >> 8).contains(&value) {
                 return None;
             }
             value = value << 8 | i64::from(byte);

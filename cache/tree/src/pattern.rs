@@ -255,8 +255,11 @@ fn push_class(characters: &[char], mut at: usize, regex: &mut String) -> Option<
     Some(at)
 }
 
-/// A class as Go's `path.Match` reads it: whether it is negated, its ranges, where it ends. None if it is malformed.
-fn class(characters: &[char], mut at: usize) -> Option<(bool, Vec<(char, char)>, usize)> {
+/// A character class: whether it is negated, its ranges, and where it ends.
+type Class = (bool, Vec<(char, char)>, usize);
+
+/// A class as Go's `path.Match` reads it. None if it is malformed.
+fn class(characters: &[char], mut at: usize) -> Option<Class> {
     let negated = characters.get(at) == Some(&'^');
     if negated {
         at += 1;

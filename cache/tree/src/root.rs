@@ -88,14 +88,22 @@ impl Metadata {
     }
 }
 
-#[expect(clippy::cast_sign_loss, reason = "nanoseconds of a stat are 0..1e9")]
-#[expect(clippy::cast_possible_truncation, reason = "nanoseconds of a stat are 0..1e9")]
+/// The number of names is wider on some machines than on others.
+fn widened(number: impl Into<u64>) -> u64 {
+    number.into()
+}
+
+/// Nanoseconds as the kernel gives them, which are 0 to 1e9.
+fn nanos(number: impl TryInto<u32>) -> u32 {
+    number.try_into().unwrap_or(0)
+}
+
 pub(crate) fn metadata_of(stat: &rustix::fs::Stat) -> Metadata {
     Metadata {
         st_mode: stat.st_mode,
         uid: stat.st_uid,
         gid: stat.st_gid,
-        nlink: stat.st_nlink as u64,
+        nlink: widened(stat.st_nlink),
         rdev: (rustix::fs::major(stat.st_rdev), rustix::fs::minor(stat.st_rdev)),
         id: StatId {
             dev: stat.st_dev,
@@ -103,11 +111,11 @@ pub(crate) fn metadata_of(stat: &rustix::fs::Stat) -> Metadata {
             size: u64::try_from(stat.st_size).unwrap_or(0),
             mtime: Timestamp {
                 secs: stat.st_mtime,
-                nanos: stat.st_mtime_nsec as u32,
+                nanos: nanos(stat.st_mtime_nsec),
             },
             ctime: Timestamp {
                 secs: stat.st_ctime,
-                nanos: stat.st_ctime_nsec as u32,
+                nanos: nanos(stat.st_ctime_nsec),
             },
         },
     }

@@ -184,7 +184,8 @@ impl<F: Filter> Walker<'_, F> {
             },
         };
         let visit = self.filter.visit(&path, is_dir, state);
-        if !visit.include && !(is_dir && visit.descend) {
+        let looked_into = is_dir && visit.descend;
+        if !visit.include && !looked_into {
             return Ok(None);
         }
         let stat = match stat {

@@ -178,10 +178,9 @@ impl Copier<'_> {
         let there = self.stage.lookup(&target)?;
         let there_dir = there.as_ref().is_some_and(Entry::is_dir);
         let contents_only = self.action.dir_copy_contents;
-        if (node.is_dir() && !contents_only && there.is_some()) || (!node.is_dir() && there_dir) {
-            if let Some(name) = from.file_name() {
-                target = target.child(name)?;
-            }
+        let into_it = if node.is_dir() { !contents_only && there.is_some() } else { there_dir };
+        if into_it && let Some(name) = from.file_name() {
+            target = target.child(name)?;
         }
         let holder = if contents_only && node.is_dir() && there.is_none() {
             target.clone()
@@ -244,7 +243,8 @@ impl Copier<'_> {
         if wanted {
             made = self.make_dir(&item.target, &entry, item.overwrite)?;
         }
-        let look_inside = !(excluded && !self.exclude.as_ref().is_some_and(PatternSet::has_exclusions));
+        // An exception to what is excluded may lie deeper.
+        let look_inside = !excluded || self.exclude.as_ref().is_some_and(PatternSet::has_exclusions);
         if look_inside {
             self.parents.push(Waiting {
                 entry: entry.clone(),

@@ -453,14 +453,15 @@ impl<W: Write> Writing<'_, W> {
         if entry.kind != Kind::File {
             return Ok(self.writer.add(&entry, std::io::empty())?);
         }
-        Ok(match &inode.contents {
+        match &inode.contents {
             Source::Nothing => self.writer.add(&entry, std::io::empty())?,
             Source::Bytes(bytes) => self.writer.add(&entry, Cursor::new(bytes))?,
             Source::View(view, node) => self.writer.add(&entry, view.open(node)?)?,
             Source::Tar(contents, tree, index) => {
-                self.writer.add(&entry, contents.open(tree.get(*index))?)?
+                self.writer.add(&entry, contents.open(tree.get(*index))?)?;
             }
-        })
+        }
+        Ok(())
     }
 
     fn write_parents(&mut self) -> Result<(), FileError> {
