@@ -202,7 +202,11 @@ async fn execute(worker: &Arc<Worker>, spec: Spec, lease: Option<Lease>, has_ter
     if let Some(pty) = &mut pty {
         pty.join().context("join the terminals")?;
     }
-    let ended = AsyncFd::register(process.ended().try_clone_to_owned()?)?;
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe; the descriptor is owned here and outlives its registration"
+    )]
+    let ended = AsyncFd::new(process.ended().try_clone_to_owned()?)?;
     loop {
         tokio::select! {
             ready = ended.readable() => { ready?.retain_ready(); break; }
