@@ -20,20 +20,25 @@ pub(super) struct DockerLoad {
 impl DockerLoad {
     /// Connects and asks.
     pub(super) fn begin(socket: Option<&Path>) -> Result<DockerLoad> {
+        let mut stream = DockerLoad::reach(socket)?;
+        stream.write_all(REQUEST.as_bytes())?;
+        Ok(DockerLoad { stream })
+    }
+
+    /// Connects, or says what to do without a daemon.
+    pub(super) fn reach(socket: Option<&Path>) -> Result<UnixStream> {
         let Some(socket) = socket else {
             return Err(Error::other(
                 "DOCKER_HOST is not a unix socket; write an archive instead: -o type=docker,dest=FILE",
             ));
         };
-        let mut stream = UnixStream::connect(socket).map_err(|error| {
+        UnixStream::connect(socket).map_err(|error| {
             Error::other(format!(
                 "connect to the Docker daemon at {}: {error}; without one, leave out --load (the image goes into the \
                  builder's own store) or write an archive: -o type=docker,dest=FILE",
                 socket.display()
             ))
-        })?;
-        stream.write_all(REQUEST.as_bytes())?;
-        Ok(DockerLoad { stream })
+        })
     }
 
     /// Where the archive is written.

@@ -71,7 +71,12 @@ impl Outcome {
             let _ = writeln!(text, "  {line}");
         }
         if self.summary.warnings > 0 {
-            let _ = writeln!(text, "  {} warnings, shown above", self.summary.warnings);
+            let warnings = if self.summary.warnings == 1 {
+                "warning"
+            } else {
+                "warnings"
+            };
+            let _ = writeln!(text, "  {} {warnings}, shown above", self.summary.warnings);
         }
         for note in &self.notes {
             let _ = writeln!(text, "note: {note}");

@@ -31,6 +31,37 @@ pub(super) struct Built {
     pub(super) results: Vec<Option<ImmutableRef>>,
 }
 
+/// Fails for outputs that cannot be given whatever is built: better now than after an hour.
+pub(super) fn check(request: &BuildRequest) -> Result<(), BuildError> {
+    for output in &request.outputs {
+        match &output.dest {
+            Some(Destination::DockerDaemon) => {
+                DockerLoad::reach(request.docker_socket.as_deref()).map_err(|error| docker_error(&error))?;
+            }
+            Some(Destination::Path(path)) if output.kind != OutputKind::Local => {
+                let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+                if let Some(folder) = folder.filter(|folder| !folder.is_dir()) {
+                    return Err(BuildError::Export {
+                        output: output.kind.name().into(),
+                        reason: format!("there is no folder {}", folder.display()),
+                        blame: Blame::User,
+                    });
+                }
+            }
+            Some(Destination::Path(_) | Destination::Stdout) | None => {}
+        }
+    }
+    Ok(())
+}
+
+fn docker_error(error: &std::io::Error) -> BuildError {
+    BuildError::Export {
+        output: "docker".into(),
+        reason: error.to_string(),
+        blame: Blame::Environment,
+    }
+}
+
 /// Gives the result to all outputs; the first failure ends them all.
 pub(super) async fn give(
     engine: &Engine,
@@ -120,6 +151,9 @@ fn sentence(output: &Output) -> String {
         {
             format!("pushed  {name}")
         }
+        (None, _) if !output.attrs.contains_key("name") => {
+            "kept    without a name: add -t NAME to find it again".to_owned()
+        }
         (None, _) => format!("named   {name}"),
     }
 }
@@ -162,11 +196,7 @@ async fn one(
         Some(Destination::Stdout) => Some(Dest::Writer(Box::new(std::io::stdout()))),
         Some(Destination::DockerDaemon) => {
             let socket = request.docker_socket.as_deref();
-            let load = DockerLoad::begin(socket).map_err(|error| BuildError::Export {
-                output: "docker".into(),
-                reason: error.to_string(),
-                blame: Blame::Environment,
-            })?;
+            let load = DockerLoad::begin(socket).map_err(|error| docker_error(&error))?;
             let writer = load
                 .writer()
                 .map_err(|error| failed("talk to the Docker daemon", error))?;

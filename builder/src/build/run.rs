@@ -35,6 +35,7 @@ pub async fn run(
     session: Arc<Session>,
     request: &BuildRequest,
 ) -> Result<Outcome, BuildError> {
+    outputs::check(request)?;
     let options = options(request, &session)?;
     let definition_step = format!("[internal] load build definition from {}", options.filename);
     let bridge = Bridge {
