@@ -21,7 +21,6 @@ use tree::{Kind, RootPath};
 
 use crate::{
     layer::{HeaderDigest, LayerError, NodeKind},
-    stat_cache,
     view::{Node, NodeId, View},
 };
 
@@ -48,7 +47,8 @@ impl Selector {
     }
 }
 
-/// The content digest of what `selectors` (none: everything) select in `view`. Reads files; blocks.
+/// The content digest of what `selectors` (none: everything) select in `view`. Reads files; blocks. The digests of
+/// files stay with the trees; keeping them beyond the process is the caller's ([`crate::stat_cache::save`]).
 ///
 /// # Errors
 /// [`LayerError::NotFound`] for a path without wildcards that is not there; [`LayerError::ChangedSince`] for a context that
@@ -63,11 +63,6 @@ pub fn checksum(view: &View, selectors: &[Selector]) -> Result<Digest, LayerErro
     let mut texts = Vec::with_capacity(selectors.len());
     for selector in selectors {
         texts.push(checksum_path(view, selector)?.to_string());
-    }
-    for layer in view.layers() {
-        if let Err(error) = stat_cache::save(&layer.tree) {
-            tracing::warn!(%error, "the digests of a context's files are not kept"); // it only saves time
-        }
     }
     Ok(Digest::of(texts.join("\0").as_bytes()))
 }

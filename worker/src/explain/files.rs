@@ -43,14 +43,18 @@ impl Notes {
         }
     }
 
-    /// Lists all files that were copied from, once each.
-    pub(super) fn list(&self, path: &Path) -> std::io::Result<()> {
-        let notes = self.by_content.lock();
+    fn trees(notes: &HashMap<Digest, Note>) -> Vec<Arc<TreeIndex>> {
         let mut trees: Vec<&Arc<TreeIndex>> = notes.values().map(|note| &note.tree).collect();
         trees.sort_by_key(|tree| Arc::as_ptr(tree));
         trees.dedup_by_key(|tree| Arc::as_ptr(tree));
-        let files: BTreeMap<String, String> =
-            trees.into_iter().filter(|tree| tree.len() <= MAX_FILES).flat_map(|tree| files(tree)).collect();
+        trees.into_iter().cloned().collect()
+    }
+
+    /// Lists all files that were copied from, once each.
+    pub(super) fn list(&self, path: &Path) -> std::io::Result<()> {
+        let trees = Self::trees(&self.by_content.lock());
+        let trees = trees.iter().filter(|tree| tree.len() <= MAX_FILES);
+        let files: BTreeMap<String, String> = trees.flat_map(|tree| files(tree)).collect();
         let folder = path.parent().expect("a listing lies in a folder");
         std::fs::create_dir_all(folder)?;
         let mut out = BufWriter::new(tempfile::NamedTempFile::new_in(folder)?);
@@ -70,6 +74,19 @@ impl Notes {
         let before: BTreeMap<_, _> = text.lines().filter_map(pair).filter(|(path, _)| is_copied(path)).collect();
         let after: BTreeMap<_, _> = files(&note.tree).filter(|(path, _)| is_copied(path)).collect();
         words(&before, &after)
+    }
+}
+
+impl Drop for Notes {
+    /// Keeps the digests of the contexts' files for the next build: once, when all of them are known.
+    fn drop(&mut self) {
+        for tree in Self::trees(self.by_content.get_mut()) {
+            if tree.has_new_digests()
+                && let Err(error) = cache::stat_cache::save(&tree)
+            {
+                tracing::warn!(%error, "the digests of a context's files are not kept"); // it only saves time
+            }
+        }
     }
 }
 

@@ -66,8 +66,7 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
             let digest = checksum::checksum(&view, &selectors)?;
             if of.layers().iter().any(|layer| layer.external().is_some()) {
                 session.notes().keep(digest, selectors, &view);
-            }
-            if let Err(error) = of.keep_digests() {
+            } else if let Err(error) = of.keep_digests() {
                 tracing::warn!(%error, "the digests of a layer's files are not kept"); // it only saves time
             }
             Ok(digest)
