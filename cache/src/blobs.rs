@@ -193,7 +193,7 @@ impl Cache {
             Contents::Dir(_) | Contents::None => {
                 Ok(layer::diff_dir(&readable.tree, &readable.contents, below, out)?)
             }
-            Contents::Tar(_) => Err(CacheError::Missing { what: format!("the tar of layer {}", layer.id.0) }),
+            Contents::Tar(_) | Contents::TarAt(_) => Err(CacheError::Missing { what: format!("the tar of layer {}", layer.id.0) }),
         }
     }
 

@@ -212,7 +212,7 @@ impl Cache {
         let tree = tree.expect("a tree was asked for");
         self.keep_tree(layer.id, &tree)?;
         drop(turn);
-        let contents = Contents::Tar(self.content().open(&diff_id.digest())?);
+        let contents = Contents::TarAt(self.content().path(&diff_id.digest()));
         let found = (Arc::new(tree), Arc::new(contents));
         layer.state.lock().readable = Some(found.clone());
         Ok(as_view(found))
@@ -321,13 +321,12 @@ impl Cache {
             let tree = bytes.map(|bytes| TreeIndex::decode(&bytes)).transpose()?;
             if let (true, Some(diff_id)) = (has_tar, diff_id) {
                 let digest = Digest::from(diff_id);
-                let file = cache.content().open(&digest)?;
                 let tree = match tree {
                     Some(tree) => tree,
                     // A tar without its tree: one fetched plain.
-                    None => layer::index_stream(&file, io::sink(), Limits::default())?.tree,
+                    None => layer::index_stream(cache.content().open(&digest)?, io::sink(), Limits::default())?.tree,
                 };
-                return Ok(Some((Arc::new(tree), Arc::new(Contents::Tar(file)))));
+                return Ok(Some((Arc::new(tree), Arc::new(Contents::TarAt(cache.content().path(&digest))))));
             }
             let root = Root::open(&cache.directory_path(&again)).map_err(|e| CacheError::Layer(e.into()))?;
             let tree = match tree {

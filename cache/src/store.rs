@@ -260,9 +260,9 @@ impl Cache {
             self.write_tree(LayerId(row.layer), &tree)?;
         }
         let made = self.stacked(parent, row);
-        let file = self.inner.content.open(&layer.diff_id.digest())?;
+        let path = self.inner.content.path(&layer.diff_id.digest());
         let top = made.layers().last().expect("it was just stacked");
-        top.state.lock().readable = Some((Arc::new(layer.tree), Arc::new(Contents::Tar(file))));
+        top.state.lock().readable = Some((Arc::new(layer.tree), Arc::new(Contents::TarAt(path))));
         Ok(made)
     }
 

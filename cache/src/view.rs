@@ -20,7 +20,7 @@ use std::{collections::BTreeMap, ops::Range, sync::Arc};
 use tree::{Entry, Kind, RootPath};
 
 pub use accounts::{Account, Group, groups, passwd};
-pub use contents::{ContentReader, Contents};
+pub use contents::{ContentReader, Contents, Held};
 
 use crate::layer::{EntryRef, LayerError, NodeKind, TreeIndex};
 

@@ -13,7 +13,6 @@
 //! against 2.86 on real libraries, at four times the speed on one core.
 
 use std::{
-    cell::RefCell,
     collections::VecDeque,
     io::{self, Read, Write},
     sync::mpsc::{Receiver, sync_channel},
@@ -21,6 +20,7 @@ use std::{
 
 use libdeflater::{CompressionLvl, Compressor};
 use oci::{Compression, Digest};
+use parking_lot::Mutex;
 
 use super::{LayerError, write::HashingWriter};
 
@@ -161,31 +161,35 @@ fn gzip<W: Write>(mut tar: impl Read, mut out: HashingWriter<W>, level: i32) -> 
     }
 }
 
-thread_local! {
-    /// A compressor is a megabyte of tables: kept per thread, for the level used last.
-    static COMPRESSOR: RefCell<Option<(i32, Compressor)>> = const { RefCell::new(None) };
-}
+/// How many idle compressors are kept: one is a megabyte of tables.
+const KEPT_COMPRESSORS: usize = 8;
+static COMPRESSORS: Mutex<Vec<(i32, Compressor)>> = Mutex::new(Vec::new());
 
 /// One gzip member of `chunk`.
 fn member(chunk: &[u8], level: i32) -> io::Result<Vec<u8>> {
-    COMPRESSOR.with_borrow_mut(|slot| {
-        let kept = slot.take().filter(|(held, _)| *held == level);
-        let mut compressor = match kept {
-            Some((_, compressor)) => compressor,
-            None => {
-                let level =
-                    CompressionLvl::new(level).map_err(|_| io::Error::other("unknown libdeflate level"))?;
-                Compressor::new(level)
-            }
-        };
-        let mut out = vec![0; compressor.gzip_compress_bound(chunk.len())];
-        let length = compressor
-            .gzip_compress(chunk, &mut out)
-            .map_err(|cause| io::Error::other(format!("libdeflate: {cause}")))?;
-        out.truncate(length);
-        *slot = Some((level, compressor));
-        Ok(out)
-    })
+    let kept = {
+        let mut idle = COMPRESSORS.lock();
+        let at = idle.iter().position(|(held, _)| *held == level);
+        at.map(|at| idle.swap_remove(at).1)
+    };
+    let mut compressor = match kept {
+        Some(compressor) => compressor,
+        None => {
+            let level = CompressionLvl::new(level).map_err(|_| io::Error::other("unknown libdeflate level"))?;
+            Compressor::new(level)
+        }
+    };
+    let mut out = vec![0; compressor.gzip_compress_bound(chunk.len())];
+    let length = compressor
+        .gzip_compress(chunk, &mut out)
+        .map_err(|cause| io::Error::other(format!("libdeflate: {cause}")))?;
+    out.truncate(length);
+    let mut idle = COMPRESSORS.lock();
+    if idle.len() >= KEPT_COMPRESSORS {
+        idle.remove(0);
+    }
+    idle.push((level, compressor));
+    Ok(out)
 }
 
 /// Reads until `buffer` is full or the stream ends.
