@@ -14,6 +14,7 @@ use llb::op::CopyAction;
 use llb::state::{ActionSpec, Constraints, FileSpec, HttpSource, LocalSource, SourceMap, State, marshal};
 use llb::{Definition, op};
 use oci::Digest;
+use tree::read_ignore_file;
 
 use crate::error::{Error, ErrorKind};
 use crate::gateway::{FileRequest, Gateway};
@@ -70,7 +71,7 @@ pub(crate) async fn load(gateway: &dyn Gateway, options: &Options) -> Result<Ent
     };
     let ignore = match (&located.context, own) {
         (Some(_), _) => Vec::new(),
-        (None, Some(own)) => patterns(&own),
+        (None, Some(own)) => read_ignore_file(&own),
         (None, None) => {
             let local = &options.context_name;
             let name = format!("[internal] load {IGNORE_FILE}");
@@ -130,7 +131,7 @@ pub(crate) async fn read_ignore(
         .into_iter()
         .flatten()
         .next()
-        .map_or_else(Vec::new, |bytes| patterns(&bytes)))
+        .map_or_else(Vec::new, |bytes| read_ignore_file(&bytes)))
 }
 
 struct Located {
@@ -319,36 +320,6 @@ async fn read(
     Ok(files)
 }
 
-/// The patterns of an ignore file: no comments, no blanks around, cleaned, no leading slash.
-fn patterns(bytes: &[u8]) -> Vec<String> {
-    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
-    let text = String::from_utf8_lossy(bytes);
-    let one = |line: &str| {
-        let line = line.trim();
-        if line.is_empty() {
-            return None;
-        }
-        let (sign, pattern) = match line.strip_prefix('!') {
-            Some(rest) => ("!", rest.trim()),
-            None => ("", line),
-        };
-        if pattern.is_empty() {
-            return Some(sign.to_owned());
-        }
-        let cleaned = path::clean(pattern);
-        let relative = if cleaned.len() > 1 {
-            cleaned.strip_prefix('/').unwrap_or(&cleaned)
-        } else {
-            &cleaned
-        };
-        Some(format!("{sign}{relative}"))
-    };
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .filter_map(one)
-        .collect()
-}
-
 /// Whether a file begins like a tar archive, plain or compressed.
 fn is_archive(head: &[u8]) -> bool {
     let magic: [&[u8]; 3] = [b"BZh", &[0x1f, 0x8b, 0x08], &[0xfd, b'7', b'z', b'X', b'Z', 0]];
@@ -375,12 +346,16 @@ fn is_tar_header(block: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::{is_archive, lower_case, patterns, without_secrets};
+    use super::{is_archive, lower_case, without_secrets};
+    use tree::read_ignore_file;
 
     #[test]
     fn ignore_files() {
         let text = b"\xef\xbb\xbf# comment\n #not one\n*.key\r\n/docs/\n  a/../b  \n! /keep\n\n/\n";
-        assert_eq!(patterns(text), ["#not one", "*.key", "docs", "b", "!keep", "/"]);
+        assert_eq!(
+            read_ignore_file(text),
+            ["#not one", "*.key", "docs", "b", "!keep", "/"]
+        );
     }
 
     #[test]
