@@ -36,5 +36,5 @@ mod tests;
 pub use error::{Blame, OpError, Phase, Place, SolveError, VertexError};
 pub use job::{BuiltResult, Holdings, Job, Options, Solver};
 pub use load::dot;
-pub use report::{InputReport, Outcome, StepReport};
 pub use op::{CacheMap, Dep, Group, Op, OpContext, Ops};
+pub use report::{InputReport, Outcome, StepReport};

@@ -56,21 +56,32 @@ pub struct InputReport {
 impl StepReport {
     pub(crate) fn of<R>(node: &Node<R>) -> Self {
         let edge = node.edges.iter().flatten().next();
-        let inputs = node.info.inputs.iter().enumerate().map(|(index, vertex)| InputReport {
-            vertex: *vertex,
-            content: match node.contents.get(index) {
-                Some(Content::Known(Some(key))) => Some(*key.digest()),
-                _ => None,
-            },
-            is_matched: edge.and_then(|edge| edge.inputs.get(index)).is_some_and(|input| !input.matches.is_empty()),
-        });
+        let inputs = node
+            .info
+            .inputs
+            .iter()
+            .enumerate()
+            .map(|(index, vertex)| InputReport {
+                vertex: *vertex,
+                content: match node.contents.get(index) {
+                    Some(Content::Known(Some(key))) => Some(*key.digest()),
+                    _ => None,
+                },
+                is_matched: edge
+                    .and_then(|edge| edge.inputs.get(index))
+                    .is_some_and(|input| !input.matches.is_empty()),
+            });
         let is_shared = node.edges.iter().flatten().any(|edge| edge.merged.is_some());
         Self {
             vertex: node.info.clone(),
             outcome: if is_shared { Outcome::Shared } else { node.outcome },
             ignore_cache: node.ignore_cache,
             key: node.maps.first().map(|map| map.digest),
-            explain: node.maps.first().map(|map| map.explain.clone()).unwrap_or_default(),
+            explain: node
+                .maps
+                .first()
+                .map(|map| map.explain.clone())
+                .unwrap_or_default(),
             inputs: inputs.collect(),
         }
     }

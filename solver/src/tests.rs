@@ -212,12 +212,29 @@ fn the_report_says_which_input_the_cache_did_not_know() {
     let id = sim.begin(1, &dockerfile(2, "last"));
     sim.finish(&mut Dice::new(1));
     let report = sim.core.report(1);
-    let of = |name: &str| report.iter().find(|step| step.vertex.name == name).expect("it is reported");
+    let of = |name: &str| {
+        report
+            .iter()
+            .find(|step| step.vertex.name == name)
+            .expect("it is reported")
+    };
     assert_eq!(of("copy").outcome, Outcome::Ran);
-    let inputs: Vec<_> = of("copy").inputs.iter().map(|input| (input.is_matched, input.content.is_some())).collect();
-    assert_eq!(inputs, [(true, false), (false, true)], "the base is known, the contents are not");
+    let inputs: Vec<_> = of("copy")
+        .inputs
+        .iter()
+        .map(|input| (input.is_matched, input.content.is_some()))
+        .collect();
+    assert_eq!(
+        inputs,
+        [(true, false), (false, true)],
+        "the base is known, the contents are not"
+    );
     assert!(!of("first").inputs[0].is_matched);
-    assert_eq!(report.first().map(|step| step.inputs.len()), Some(0), "sources come first");
+    assert_eq!(
+        report.first().map(|step| step.inputs.len()),
+        Some(0),
+        "sources come first"
+    );
     sim.end(id);
 }
 
