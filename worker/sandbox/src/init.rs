@@ -408,7 +408,7 @@ fn assume(identity: &Identity) -> Outcome {
     };
     rustix::thread::set_capabilities(None, sets).at(Place::Capabilities)?;
     if identity.ambient {
-        for number in 0..=identity.last_capability {
+        for number in (0..=identity.last_capability).filter(|number| kept.bits() & (1 << number) != 0) {
             let capability = CapabilitySet::from_bits_retain(1 << number);
             rustix::thread::configure_capability_in_ambient_set(capability, true).at(Place::Capabilities)?;
         }

@@ -46,6 +46,8 @@ pub(crate) struct Host {
     pub(crate) in_user_namespace: bool,
     /// Whether supplementary groups can be set.
     pub(crate) sets_groups: bool,
+    /// What we may do ourselves and so can hand on, bit n for capability n.
+    pub(crate) capabilities: u64,
     /// The highest capability.
     pub(crate) last_capability: u32,
     /// Numbers the steps.
@@ -264,7 +266,7 @@ fn prepare(
             uid: spec.user.uid,
             gid: spec.user.gid,
             groups: host.sets_groups.then_some(groups),
-            capabilities: capabilities.0,
+            capabilities: capabilities.0 & host.capabilities,
             ambient: insecure,
             last_capability: host.last_capability,
         }),

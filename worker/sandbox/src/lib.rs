@@ -33,6 +33,8 @@ mod init;
 mod filesystem;
 mod sys;
 pub mod network;
+#[cfg(test)]
+mod tests;
 
 pub use error::{Blame, Error};
 pub use process::{Exit, Killer, Process, Status, Stdio, Usage};

@@ -112,8 +112,16 @@ impl Networks {
     /// Networks by bridge for the machine's root, by slirp4netns otherwise.
     #[must_use]
     pub fn new() -> Networks {
-        let way = if is_root_of_machine() { Way::Bridge } else { Way::Slirp };
-        Networks { way, bridge: Mutex::new(None), reaper: Mutex::new(None) }
+        let way = if is_root_of_machine() {
+            Way::Bridge
+        } else {
+            Way::Slirp
+        };
+        Networks {
+            way,
+            bridge: Mutex::new(None),
+            reaper: Mutex::new(None),
+        }
     }
 
     /// A namespace with loopback, one interface and a default route.
@@ -131,14 +139,21 @@ impl Networks {
 
     /// Waits until what earlier leases left is removed.
     pub fn settle(&self) {
-        let reaper = self.reaper.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        let reaper = self
+            .reaper
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner)
+            .clone();
         if let Some(reaper) = reaper {
             reaper.settle();
         }
     }
 
     fn reaper(&self) -> Result<Reaper, Error> {
-        let mut held = self.reaper.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut held = self
+            .reaper
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(reaper) = held.as_ref() {
             return Ok(reaper.clone());
         }
@@ -158,19 +173,34 @@ impl Networks {
         drop(link::delete(&mut host, &outer));
         link::create_pair(&mut host, &outer, bridge.index, "eth0", namespace.as_fd())
             .map_err(failed("create a pair of interfaces"))?;
-        let hold = Hold::Bridge { leaving: Some(Leaving { outer: outer.clone(), _address: lock }), reaper };
+        let hold = Hold::Bridge {
+            leaving: Some(Leaving {
+                outer: outer.clone(),
+                _address: lock,
+            }),
+            reaper,
+        };
         link::isolate(&mut host, &outer).map_err(failed("keep steps apart on the bridge"))?;
         link::up(&mut host, &outer).map_err(failed("bring the outer interface up"))?;
         let gateway = bridge.subnet.gateway();
-        link::add_address(&mut inside, "eth0", address, Subnet::PREFIX).map_err(failed("give the step its address"))?;
+        link::add_address(&mut inside, "eth0", address, Subnet::PREFIX)
+            .map_err(failed("give the step its address"))?;
         link::up(&mut inside, "eth0").map_err(failed("bring the step's interface up"))?;
         link::add_default_route(&mut inside, gateway).map_err(failed("give the step its route"))?;
-        Ok(Lease { namespace, address, gateway, _hold: hold })
+        Ok(Lease {
+            namespace,
+            address,
+            gateway,
+            _hold: hold,
+        })
     }
 
     /// The bridge, made now if it is not there.
     fn bridge(&self, host: &mut Netlink) -> Result<Bridge, Error> {
-        let mut held = self.bridge.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let mut held = self
+            .bridge
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         if let Some(bridge) = *held
             && link::index(host, BRIDGE).ok() == Some(bridge.index)
         {
@@ -179,7 +209,8 @@ impl Networks {
         let _lock = address::set_up_lock().map_err(failed("lock the bridge"))?;
         let subnet = Subnet::choose(BRIDGE).map_err(failed("find addresses that nobody uses"))?;
         let index = link::bridge(host, BRIDGE).map_err(failed("create a bridge"))?;
-        link::add_address(host, BRIDGE, subnet.gateway(), Subnet::PREFIX).map_err(failed("give the bridge its address"))?;
+        link::add_address(host, BRIDGE, subnet.gateway(), Subnet::PREFIX)
+            .map_err(failed("give the bridge its address"))?;
         link::up(host, BRIDGE).map_err(failed("bring the bridge up"))?;
         forward().map_err(failed("allow forwarding (/proc/sys/net/ipv4/ip_forward)"))?;
         masquerade::install(subnet).map_err(failed("masquerade addresses of steps (nf_tables)"))?;

@@ -97,6 +97,7 @@ fn settle(instance: &str) -> Result<Host, rustix::io::Errno> {
         overlay: OverlaySupport::new(in_user_namespace),
         in_user_namespace,
         sets_groups: crate::rootless::may_set_groups(),
+        capabilities: rustix::thread::capabilities(None)?.permitted.bits(),
         last_capability: last_capability(),
         count: Cell::new(0),
     })

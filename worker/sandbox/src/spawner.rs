@@ -69,7 +69,7 @@ impl Spawner {
         let failed = |what| move |source| Error::StartSpawner { what, source };
         let (ours, theirs) = wire::pair().map_err(failed("make a socket pair"))?;
         let program = sealed_program().map_err(failed("make a read-only view of this program"))?;
-        let instance = crate::cgroup::instance_name(std::process::id()).unwrap_or_else(|| "unknown".into());
+        let instance = crate::cgroup::instance_name().unwrap_or_else(|| "unknown".into());
         let args = ["builder", ARGUMENT, &instance].map(|text| CString::new(text).expect("no zero byte"));
         let args = CStringArray::new(args.into());
         let env = CStringArray::new(Vec::new());

@@ -566,7 +566,10 @@ pub(crate) fn inherited(number: RawFd) -> OwnedFd {
 macro_rules! before_main {
     ($function:path) => {
         // SAFETY: the section holds pointers to functions of this signature, which the loader calls in order.
-        #[expect(unsafe_code, reason = "where the macro is used, this file's word does not hold")]
+        #[expect(
+            unsafe_code,
+            reason = "where the macro is used, this file's word does not hold"
+        )]
         #[used]
         #[unsafe(link_section = ".init_array.65535")]
         static BEFORE_MAIN: extern "C" fn() = $function;

@@ -1,7 +1,7 @@
 //! One group of processes per step: limits, what was used, and a handle on everything a step leaves running.
 //!
 //! ```text
-//! <hierarchy>[/<parent>]/builder/<pid namespace>-<pid>-<start time of the builder>/<step>
+//! <hierarchy>[/<parent>]/builder/<pid namespace>-<pid>-<start time of the builder>-<spawner>/<step>
 //! ```
 //!
 //! 1. `hierarchy` finds what is mounted: version 2, version 1 or both.

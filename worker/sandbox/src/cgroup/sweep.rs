@@ -1,12 +1,13 @@
 //! Finds and removes groups of builders that were killed.
 //!
-//! A group of ours is named `<pid namespace>-<pid>-<start time>`; when no process with that number started then,
+//! A group of ours is named `<pid namespace>-<pid>-<start time>-<spawner>`; when no process with that number started then,
 //! its builder is dead: what still runs in it is killed, and it is removed. Groups of builders in other pid
 //! namespaces are left alone, as nothing is known of them here.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::Hierarchies;
 use super::group::remove_dir;
@@ -36,15 +37,18 @@ pub(super) fn sweep(hierarchies: &Hierarchies, instance: &str) {
     }
 }
 
-/// The name of the group of the process `pid`, unique on this machine until it is switched off.
-pub(crate) fn instance_name(pid: u32) -> Option<String> {
+/// The name of the group of a spawner of this process, unique on this machine until it is switched off.
+pub(crate) fn instance_name() -> Option<String> {
+    static SPAWNERS: AtomicU32 = AtomicU32::new(0);
     let namespace = fs::metadata("/proc/self/ns/pid").ok()?.ino();
-    Some(format!("{namespace}-{pid}-{}", start_time(pid)?))
+    let pid = std::process::id();
+    let number = SPAWNERS.fetch_add(1, Ordering::Relaxed);
+    Some(format!("{namespace}-{pid}-{}-{number}", start_time(pid)?))
 }
 
 fn is_dead(instance: &str, namespace: &str) -> bool {
     let parts: Vec<u64> = instance.split('-').filter_map(|part| part.parse().ok()).collect();
-    let [its_namespace, pid, started] = parts[..] else {
+    let [its_namespace, pid, started, _] = parts[..] else {
         return false;
     };
     namespace == its_namespace.to_string()
@@ -91,15 +95,15 @@ mod tests {
     #[test]
     fn the_living_are_told_from_the_dead() {
         let pid = std::process::id();
-        let name = instance_name(pid).expect("we are in /proc");
-        let namespace = name.split('-').next().expect("three parts").to_owned();
+        let name = instance_name().expect("we are in /proc");
+        let namespace = name.split('-').next().expect("parts").to_owned();
         assert!(!is_dead(&name, &namespace));
         assert!(
-            is_dead(&format!("{namespace}-{pid}-1"), &namespace),
+            is_dead(&format!("{namespace}-{pid}-1-0"), &namespace),
             "another process of that number"
         );
         assert!(
-            !is_dead(&format!("1-{pid}-1"), &namespace),
+            !is_dead(&format!("1-{pid}-1-0"), &namespace),
             "another pid namespace"
         );
         assert!(!is_dead("something-else", &namespace), "not ours, not touched");

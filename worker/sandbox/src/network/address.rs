@@ -31,8 +31,12 @@ impl Subnet {
 
     /// The subnet that the bridge has, or the first that nothing uses.
     pub(super) fn choose(bridge: &str) -> io::Result<Subnet> {
-        choose(&fs::read_to_string("/proc/net/route")?, bridge)
-            .ok_or_else(|| io::Error::new(io::ErrorKind::AddrInUse, "every private network tried is in use here"))
+        choose(&fs::read_to_string("/proc/net/route")?, bridge).ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::AddrInUse,
+                "every private network tried is in use here",
+            )
+        })
     }
 
     /// The bridge's own address.
@@ -61,7 +65,9 @@ fn choose(routes: &str, bridge: &str) -> Option<Subnet> {
         .collect();
     let of = |candidate: [u8; 2]| u32::from_be_bytes([candidate[0], candidate[1], 0, 0]);
     let own = CANDIDATES.into_iter().find(|candidate| {
-        routes.iter().any(|(interface, to, _)| *interface == bridge && *to == of(*candidate))
+        routes
+            .iter()
+            .any(|(interface, to, _)| *interface == bridge && *to == of(*candidate))
     });
     let free = || {
         CANDIDATES.into_iter().find(|candidate| {
@@ -105,12 +111,20 @@ pub(super) fn take(subnet: Subnet) -> io::Result<Address> {
         let [_, _, third, fourth] = number.to_be_bytes();
         let lock = File::create(folder.join(format!("{third}.{fourth}")))?;
         match lock.try_lock() {
-            Ok(()) => return Ok(Address { address: Ipv4Addr::new(first, second, third, fourth), lock }),
+            Ok(()) => {
+                return Ok(Address {
+                    address: Ipv4Addr::new(first, second, third, fourth),
+                    lock,
+                });
+            }
             Err(TryLockError::WouldBlock) => {}
             Err(TryLockError::Error(error)) => return Err(error),
         }
     }
-    Err(io::Error::new(io::ErrorKind::AddrInUse, format!("{TRIES} addresses are in use")))
+    Err(io::Error::new(
+        io::ErrorKind::AddrInUse,
+        format!("{TRIES} addresses are in use"),
+    ))
 }
 
 #[cfg(test)]
@@ -127,12 +141,28 @@ mod tests {
         let default = route("eth0", [0; 4], [0; 4]);
         for (routes, wanted) in [
             (default.clone(), Some([10, 89])),
-            (default.clone() + &route("podman", [10, 89, 3, 0], [255, 255, 255, 0]), Some([10, 213])),
-            (default.clone() + &route("vpn", [10, 0, 0, 0], [255, 0, 0, 0]), Some([172, 29])),
-            (route("builder0", [10, 213, 0, 0], [255, 255, 0, 0]), Some([10, 213])),
-            (route("all", [0; 4], [128, 0, 0, 0]) + &route("rest", [128, 0, 0, 0], [128, 0, 0, 0]), None),
+            (
+                default.clone() + &route("podman", [10, 89, 3, 0], [255, 255, 255, 0]),
+                Some([10, 213]),
+            ),
+            (
+                default.clone() + &route("vpn", [10, 0, 0, 0], [255, 0, 0, 0]),
+                Some([172, 29]),
+            ),
+            (
+                route("builder0", [10, 213, 0, 0], [255, 255, 0, 0]),
+                Some([10, 213]),
+            ),
+            (
+                route("all", [0; 4], [128, 0, 0, 0]) + &route("rest", [128, 0, 0, 0], [128, 0, 0, 0]),
+                None,
+            ),
         ] {
-            assert_eq!(choose(&format!("{head}{routes}"), "builder0"), wanted.map(Subnet), "{routes}");
+            assert_eq!(
+                choose(&format!("{head}{routes}"), "builder0"),
+                wanted.map(Subnet),
+                "{routes}"
+            );
         }
     }
 }

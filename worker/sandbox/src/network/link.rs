@@ -45,27 +45,34 @@ pub(super) fn index(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
     let mut body = link_header(AF_UNSPEC, 0, 0, 0);
     put_text(&mut body, IFLA_IFNAME, name);
     let answer = netlink.ask(GETLINK, 0, &body)?;
-    let answer = answer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))?;
+    let answer =
+        answer.ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, format!("no interface {name}")))?;
     Ok(read_u32(&answer, 4))
 }
 
 /// Brings an interface up.
 pub(super) fn up(netlink: &mut Netlink, name: &str) -> io::Result<()> {
     let index = index(netlink, name)?;
-    netlink.ask(NEWLINK, 0, &link_header(AF_UNSPEC, index, IFF_UP, IFF_UP)).map(drop)
+    netlink
+        .ask(NEWLINK, 0, &link_header(AF_UNSPEC, index, IFF_UP, IFF_UP))
+        .map(drop)
 }
 
 /// Removes an interface.
 pub(super) fn delete(netlink: &mut Netlink, name: &str) -> io::Result<()> {
     let index = index(netlink, name)?;
-    netlink.ask(DELLINK, 0, &link_header(AF_UNSPEC, index, 0, 0)).map(drop)
+    netlink
+        .ask(DELLINK, 0, &link_header(AF_UNSPEC, index, 0, 0))
+        .map(drop)
 }
 
 /// Makes a bridge, unless it is there; gives its number.
 pub(super) fn bridge(netlink: &mut Netlink, name: &str) -> io::Result<u32> {
     let mut body = link_header(AF_UNSPEC, 0, 0, 0);
     put_text(&mut body, IFLA_IFNAME, name);
-    put_nested(&mut body, IFLA_LINKINFO, |info| put_text(info, IFLA_INFO_KIND, "bridge"));
+    put_nested(&mut body, IFLA_LINKINFO, |info| {
+        put_text(info, IFLA_INFO_KIND, "bridge")
+    });
     unless_there(netlink.ask(NEWLINK, CREATE | EXCL, &body))?;
     index(netlink, name)
 }
@@ -97,12 +104,19 @@ pub(super) fn create_pair(
 pub(super) fn isolate(netlink: &mut Netlink, name: &str) -> io::Result<()> {
     let index = index(netlink, name)?;
     let mut body = link_header(AF_BRIDGE, index, 0, 0);
-    put_nested(&mut body, IFLA_PROTINFO, |port| put(port, IFLA_BRPORT_ISOLATED, &[1]));
+    put_nested(&mut body, IFLA_PROTINFO, |port| {
+        put(port, IFLA_BRPORT_ISOLATED, &[1])
+    });
     netlink.ask(SETLINK, 0, &body).map(drop)
 }
 
 /// Gives an interface an address, unless it has it.
-pub(super) fn add_address(netlink: &mut Netlink, name: &str, address: Ipv4Addr, prefix: u8) -> io::Result<()> {
+pub(super) fn add_address(
+    netlink: &mut Netlink,
+    name: &str,
+    address: Ipv4Addr,
+    prefix: u8,
+) -> io::Result<()> {
     let index = index(netlink, name)?;
     let mut body = vec![AF_INET, prefix, 0, 0];
     body.extend_from_slice(&index.to_ne_bytes());
@@ -117,7 +131,20 @@ pub(super) fn add_default_route(netlink: &mut Netlink, gateway: Ipv4Addr) -> io:
     const PROTOCOL_STATIC: u8 = 4;
     const SCOPE_UNIVERSE: u8 = 0;
     const TYPE_UNICAST: u8 = 1;
-    let mut body = vec![AF_INET, 0, 0, 0, TABLE_MAIN, PROTOCOL_STATIC, SCOPE_UNIVERSE, TYPE_UNICAST, 0, 0, 0, 0];
+    let mut body = vec![
+        AF_INET,
+        0,
+        0,
+        0,
+        TABLE_MAIN,
+        PROTOCOL_STATIC,
+        SCOPE_UNIVERSE,
+        TYPE_UNICAST,
+        0,
+        0,
+        0,
+        0,
+    ];
     put(&mut body, RTA_GATEWAY, &gateway.octets());
     netlink.ask(NEWROUTE, CREATE | EXCL, &body).map(drop)
 }

@@ -3,7 +3,8 @@
 use std::{io, os::fd::OwnedFd};
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink::SocketAddrNetlink, recv, send,
+    socket_with,
 };
 
 pub(super) const REQUEST: u16 = 0x1;
@@ -34,7 +35,12 @@ impl Netlink {
     }
 
     fn open(protocol: Option<rustix::net::Protocol>) -> io::Result<Netlink> {
-        let socket = socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, protocol)?;
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            protocol,
+        )?;
         rustix::net::bind(&socket, &SocketAddrNetlink::new(0, 0))?;
         Ok(Netlink { socket, sequence: 0 })
     }
@@ -81,7 +87,10 @@ impl Netlink {
         while rest.len() >= HEADER {
             let length = read_u32(rest, 0) as usize;
             if length < HEADER || length > rest.len() {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's message is cut off"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the kernel's message is cut off",
+                ));
             }
             let kind = u16::from_ne_bytes([rest[4], rest[5]]);
             messages.push((kind, read_u32(rest, 8), rest[HEADER..length].to_vec()));
@@ -94,7 +103,10 @@ impl Netlink {
 /// Whether an acknowledgement says that all is well.
 pub(super) fn acknowledged(body: &[u8]) -> io::Result<()> {
     if body.len() < 4 {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, "the kernel's answer is cut off"));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "the kernel's answer is cut off",
+        ));
     }
     match i32::from_ne_bytes([body[0], body[1], body[2], body[3]]) {
         0 => Ok(()),
@@ -105,7 +117,9 @@ pub(super) fn acknowledged(body: &[u8]) -> io::Result<()> {
 pub(super) const IS_ACK: u16 = ERROR;
 
 pub(super) fn read_u32(bytes: &[u8], at: usize) -> u32 {
-    bytes.get(at..at + 4).map_or(0, |four| u32::from_ne_bytes([four[0], four[1], four[2], four[3]]))
+    bytes
+        .get(at..at + 4)
+        .map_or(0, |four| u32::from_ne_bytes([four[0], four[1], four[2], four[3]]))
 }
 
 pub(super) fn put_message(out: &mut Vec<u8>, kind: u16, flags: u16, sequence: u32, body: &[u8]) {

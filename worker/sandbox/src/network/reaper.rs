@@ -34,7 +34,9 @@ impl Reaper {
     pub(super) fn start() -> io::Result<Reaper> {
         let (sender, messages) = channel();
         let mut host = Netlink::route()?;
-        std::thread::Builder::new().name("network-reaper".into()).spawn(move || work(&messages, &mut host))?;
+        std::thread::Builder::new()
+            .name("network-reaper".into())
+            .spawn(move || work(&messages, &mut host))?;
         Ok(Reaper(sender))
     }
 

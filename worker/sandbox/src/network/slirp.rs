@@ -31,9 +31,19 @@ impl Drop for Process {
 pub(super) fn lease(namespace: OwnedFd) -> Result<Lease, Error> {
     let path = format!("/proc/{}/fd/{}", std::process::id(), namespace.as_raw_fd());
     let mut command = Command::new("slirp4netns");
-    command.args(["--configure", "--mtu=65520", "--disable-host-loopback", "--ready-fd=1", "--exit-fd=0"]);
+    command.args([
+        "--configure",
+        "--mtu=65520",
+        "--disable-host-loopback",
+        "--ready-fd=1",
+        "--exit-fd=0",
+    ]);
     command.args(["--netns-type=path", &path, "tap0"]);
-    let started = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let started = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
     let mut process = Process(started.map_err(failed("run slirp4netns (is it installed?)"))?);
     let mut ready = [0];
     let said = process.0.stdout.take().map(|mut out| out.read(&mut ready));
@@ -44,7 +54,14 @@ pub(super) fn lease(namespace: OwnedFd) -> Result<Lease, Error> {
             drop(errors.by_ref().take(4096).read_to_string(&mut text));
         }
         let text = text.trim().lines().collect::<Vec<_>>().join("; ");
-        return Err(failed("connect the step by slirp4netns (it needs /dev/net/tun)")(io::Error::other(text)));
+        return Err(failed("connect the step by slirp4netns (it needs /dev/net/tun)")(
+            io::Error::other(text),
+        ));
     }
-    Ok(Lease { namespace, address: ADDRESS, gateway: GATEWAY, _hold: Hold::Slirp { _process: process } })
+    Ok(Lease {
+        namespace,
+        address: ADDRESS,
+        gateway: GATEWAY,
+        _hold: Hold::Slirp { _process: process },
+    })
 }

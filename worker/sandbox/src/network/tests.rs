@@ -44,7 +44,10 @@ fn has_link(name: &str) -> bool {
 #[test]
 fn a_step_reaches_the_host_and_not_its_neighbour() {
     let Some(networks) = networks() else { return };
-    let (one, two) = (networks.lease().expect("leased"), networks.lease().expect("leased"));
+    let (one, two) = (
+        networks.lease().expect("leased"),
+        networks.lease().expect("leased"),
+    );
     assert_ne!(one.address(), two.address());
     let gateway = one.gateway();
     let listener = TcpListener::bind((gateway, 0)).expect("the bridge's address is ours");
@@ -57,15 +60,28 @@ fn a_step_reaches_the_host_and_not_its_neighbour() {
     let heard = inside(&one, move || {
         let mut text = String::new();
         let stream = TcpStream::connect_timeout(&to, Duration::from_secs(5));
-        stream.and_then(|mut stream| stream.read_to_string(&mut text)).map(|_| text)
+        stream
+            .and_then(|mut stream| stream.read_to_string(&mut text))
+            .map(|_| text)
     });
     assert_eq!(heard.expect("reached"), "hello");
-    assert_eq!(answer.join().expect("no panic"), std::net::IpAddr::V4(one.address()));
+    assert_eq!(
+        answer.join().expect("no panic"),
+        std::net::IpAddr::V4(one.address())
+    );
     let target = SocketAddr::from((two.address(), 9));
-    let neighbour = inside(&one, move || TcpStream::connect_timeout(&target, Duration::from_millis(300)).map(drop));
+    let neighbour = inside(&one, move || {
+        TcpStream::connect_timeout(&target, Duration::from_millis(300)).map(drop)
+    });
     let error = neighbour.expect_err("ports are isolated");
-    assert_ne!(error.kind(), io::ErrorKind::ConnectionRefused, "the neighbour answered");
-    let interfaces = inside(&two, || std::fs::read_to_string("/proc/thread-self/net/dev").expect("readable"));
+    assert_ne!(
+        error.kind(),
+        io::ErrorKind::ConnectionRefused,
+        "the neighbour answered"
+    );
+    let interfaces = inside(&two, || {
+        std::fs::read_to_string("/proc/thread-self/net/dev").expect("readable")
+    });
     assert_eq!(interfaces.lines().skip(2).count(), 2, "lo and eth0: {interfaces}");
 }
 
@@ -93,6 +109,8 @@ fn how_long_it_takes() {
         let lease = networks.lease().expect("leased");
         let made = begin.elapsed();
         drop(lease);
-        std::io::stderr().write_all(format!("lease {made:?} drop {:?}\n", begin.elapsed() - made).as_bytes()).expect("written");
+        std::io::stderr()
+            .write_all(format!("lease {made:?} drop {:?}\n", begin.elapsed() - made).as_bytes())
+            .expect("written");
     }
 }
