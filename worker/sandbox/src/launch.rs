@@ -430,7 +430,7 @@ fn cgroup_view(stage: &Stage, group: &Group) -> Result<CgroupView, Failure> {
 }
 
 fn number_of(resource: Resource) -> u32 {
-    let number = match resource {
+    match resource {
         Resource::As => libc::RLIMIT_AS,
         Resource::Core => libc::RLIMIT_CORE,
         Resource::Cpu => libc::RLIMIT_CPU,
@@ -447,8 +447,7 @@ fn number_of(resource: Resource) -> u32 {
         Resource::Rttime => libc::RLIMIT_RTTIME,
         Resource::Sigpending => libc::RLIMIT_SIGPENDING,
         Resource::Stack => libc::RLIMIT_STACK,
-    };
-    number
+    }
 }
 
 /// The names to execute: the word itself when it has a slash, else it in every directory of `PATH`.

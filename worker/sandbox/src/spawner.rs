@@ -111,7 +111,7 @@ impl Spawner {
     /// [`Error::Setup`], [`Error::NotFound`], [`Error::Exec`] or [`Error::Invalid`] say why it did not start;
     /// [`Error::SpawnerGone`] that nothing will start any more.
     pub fn step(&self, spec: &Spec, stdio: Stdio, network: Option<BorrowedFd<'_>>) -> Result<Process, Error> {
-        self.ask(&Job::Step(spec.clone()), stdio, network)
+        self.ask(&Job::Step(Box::new(spec.clone())), stdio, network)
     }
 
     /// Starts a program of the host with mounts prepared for it.

@@ -51,10 +51,8 @@ pub(crate) fn clone_vfork(options: &CloneOptions<'_>, child: &mut dyn FnMut() ->
         other => other?,
     };
     // SAFETY: the kernel has just stored a new descriptor there, which nobody else owns.
-    Ok(Cloned {
-        pid,
-        pidfd: unsafe { OwnedFd::from_raw_fd(pidfd) },
-    })
+    let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+    Ok(Cloned { pid, pidfd })
 }
 
 /// First function of the child: runs the closure behind `argument` and leaves without any clean-up.

@@ -106,7 +106,6 @@ impl Drop for Ground {
     }
 }
 
-#[expect(clippy::print_stderr, reason = "a skipped test says so")]
 fn skipped(test: &str) {
     eprintln!("skipped: {test}: needs root and a static busybox");
 }
@@ -514,7 +513,6 @@ fn limits_of_the_group_hold_or_are_said_not_to() {
 
 #[test]
 #[ignore = "prints times; run by hand"]
-#[expect(clippy::print_stderr, reason = "that is its purpose")]
 fn how_long_a_step_takes() {
     let Some(ground) = Ground::new("how_long_a_step_takes") else {
         return;

@@ -10,7 +10,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{BorrowedFd, OwnedFd};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::net::{
@@ -42,7 +42,7 @@ pub(crate) struct Request {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Job {
     /// A step in a container.
-    Step(Spec),
+    Step(Box<Spec>),
     /// A program of the host that sees prepared mounts.
     Tool(crate::tool::Tool),
 }
@@ -194,30 +194,19 @@ pub(crate) fn read_job(file: OwnedFd) -> io::Result<Job> {
     Ok(serde_json::from_slice(&bytes)?)
 }
 
-/// Tells whether the other end of `socket` is closed.
-pub(crate) fn is_closed(socket: impl AsFd) -> bool {
-    let mut fds = [rustix::event::PollFd::new(
-        &socket,
-        rustix::event::PollFlags::empty(),
-    )];
-    let now = rustix::event::Timespec::default();
-    rustix::event::poll(&mut fds, Some(&now)).is_ok_and(|n| n > 0)
-        && fds[0]
-            .revents()
-            .intersects(rustix::event::PollFlags::HUP | rustix::event::PollFlags::ERR)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::fd::AsFd;
+
     use super::*;
 
     #[test]
     fn messages_and_descriptors_arrive_together() {
         let (here, there) = pair().expect("socketpair");
-        let job = Job::Step(Spec {
+        let job = Job::Step(Box::new(Spec {
             args: vec!["true".into()],
             ..Spec::default()
-        });
+        }));
         let file = write_job(&job).expect("memfd");
         let request = Request {
             terminal: false,
@@ -230,9 +219,7 @@ mod tests {
             panic!("a step was sent")
         };
         assert_eq!(spec.args, ["true"]);
-        assert!(!is_closed(&there));
         drop(here);
-        assert!(is_closed(&there));
         assert!(receive::<Request>(there.as_fd()).expect("end").is_none());
     }
 }

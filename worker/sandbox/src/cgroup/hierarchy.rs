@@ -61,13 +61,9 @@ impl Hierarchies {
         found
     }
 
-    /// The controllers that version 2 offers at its root.
-    pub(crate) fn unified_controllers(&self) -> Vec<String> {
-        self.unified.as_deref().map(controllers_in).unwrap_or_default()
-    }
-
     /// "v2", "v1", "hybrid" or "none".
-    pub(crate) fn version(&self) -> &'static str {
+    #[cfg(test)]
+    fn version(&self) -> &'static str {
         match (&self.unified, self.legacy.is_empty()) {
             (Some(_), true) => "v2",
             (Some(_), false) => "hybrid",

@@ -33,8 +33,3 @@ impl Filters {
         Some(program)
     }
 }
-
-/// Tells whether there is a profile for the architecture this program was built for.
-pub(crate) const fn is_supported() -> bool {
-    !table::NATIVE.is_empty()
-}
