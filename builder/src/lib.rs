@@ -20,6 +20,7 @@ pub mod excerpt;
 pub mod build;
 pub mod stored;
 pub mod client;
+pub mod telemetry;
 pub mod container;
 pub mod doctor;
 pub mod cli;

@@ -37,6 +37,8 @@ use anyhow::Result;
 /// # Errors
 /// Whatever stopped the command, for [`report`].
 pub fn run(cli: Cli) -> Result<ExitStatus> {
+    crate::telemetry::start(cli.global.debug, &crate::config::Environment::read())
+        .map_err(values::UsageError::from)?;
     match cli.command {
         Command::Build(flags) => build::run(&cli.global, *flags),
         Command::Images(args) => images::list(&cli.global, &args),

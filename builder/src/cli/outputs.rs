@@ -218,7 +218,7 @@ fn check_attrs(kind: OutputKind, attrs: &BTreeMap<String, String>) -> std::resul
     let is_image = matches!(kind, OutputKind::Image | OutputKind::Oci | OutputKind::Docker);
     let unknown = attrs
         .keys()
-        .find(|key| !known.contains(&key.as_str()) && !(is_image && key.starts_with("annotation")));
+        .find(|key| !(known.contains(&key.as_str()) || is_image && key.starts_with("annotation")));
     match unknown {
         Some(key) => Err(format!(
             "unknown key {key:?} for type={}; known are {}",

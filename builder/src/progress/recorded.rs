@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The time `millis` after the recording's start.
-pub fn at(millis: u64) -> SystemTime {
+pub(super) fn at(millis: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000) + Duration::from_millis(millis)
 }
 
 /// The events of a recording, each with its time.
-pub fn events(recording: &str) -> Vec<(SystemTime, Event)> {
+pub(super) fn events(recording: &str) -> Vec<(SystemTime, Event)> {
     let mut vertices: HashMap<String, (Arc<VertexInfo>, Option<SystemTime>)> = HashMap::new();
     let mut statuses: HashMap<String, SystemTime> = HashMap::new();
     let lines = recording.lines().map(str::trim).filter(|line| !line.is_empty());
