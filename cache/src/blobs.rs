@@ -42,7 +42,11 @@ pub struct CompressionChoice {
 
 impl Default for CompressionChoice {
     fn default() -> CompressionChoice {
-        CompressionChoice { kind: Compression::Gzip, level: Level::Default, force: false }
+        CompressionChoice {
+            kind: Compression::Gzip,
+            level: Level::Default,
+            force: false,
+        }
     }
 }
 
@@ -117,17 +121,33 @@ impl Cache {
             let diff = diff_id.digest();
             tx.prepare_cached("UPDATE layers SET diff_id = ?2 WHERE id = ?1")?
                 .execute(params![layer.id.0, diff.as_bytes()])?;
-            tx.prepare_cached("INSERT OR REPLACE INTO layer_blobs VALUES (?1, ?2, ?3, ?4, ?5, NULL)")?.execute(
-                params![layer.id.0, digest.as_bytes(), descriptor.media_type, size.cast_signed(), level],
-            )
+            tx.prepare_cached("INSERT OR REPLACE INTO layer_blobs VALUES (?1, ?2, ?3, ?4, ?5, NULL)")?
+                .execute(params![
+                    layer.id.0,
+                    digest.as_bytes(),
+                    descriptor.media_type,
+                    size.cast_signed(),
+                    level
+                ])
         })?;
-        self.inner.counters.layers_compressed.fetch_add(1, Ordering::Relaxed);
-        Ok(LayerBlob { layer: layer.clone(), descriptor, diff_id, created: layer.created(), origin: None })
+        self.inner
+            .counters
+            .layers_compressed
+            .fetch_add(1, Ordering::Relaxed);
+        Ok(LayerBlob {
+            layer: layer.clone(),
+            descriptor,
+            diff_id,
+            created: layer.created(),
+            origin: None,
+        })
     }
 
     /// A packed variant that serves, if one is known.
     fn known_blob(&self, layer: &Arc<Layer>, choice: CompressionChoice) -> Result<Option<LayerBlob>> {
-        let Some(diff_id) = layer.diff_id() else { return Ok(None) };
+        let Some(diff_id) = layer.diff_id() else {
+            return Ok(None);
+        };
         let (wanted, level) = (media_type(choice.kind), level_name(choice.level));
         let found = self.inner.db.read("look for packed layer", |c| {
             c.prepare_cached(
@@ -144,9 +164,17 @@ impl Cache {
             })
             .optional()
         })?;
-        let Some((descriptor, origin)) = found else { return Ok(None) };
+        let Some((descriptor, origin)) = found else {
+            return Ok(None);
+        };
         self.content().touch(&descriptor.digest)?;
-        Ok(Some(LayerBlob { layer: layer.clone(), descriptor, diff_id, created: layer.created(), origin }))
+        Ok(Some(LayerBlob {
+            layer: layer.clone(),
+            descriptor,
+            diff_id,
+            created: layer.created(),
+            origin,
+        }))
     }
 
     /// Packs a layer; blocks.
@@ -158,7 +186,9 @@ impl Cache {
         choice: CompressionChoice,
     ) -> Result<(Digest, u64, DiffId)> {
         let ingest = self.content().ingest()?;
-        let known = layer.diff_id().filter(|id| matches!(self.content().size(&id.digest()), Ok(Some(_))));
+        let known = layer
+            .diff_id()
+            .filter(|id| matches!(self.content().size(&id.digest()), Ok(Some(_))));
         if let Some(diff_id) = known {
             let tar = self.content().open(&diff_id.digest())?;
             let packed = layer::compress(tar, ingest, choice.kind, choice.level)?;
@@ -170,11 +200,14 @@ impl Cache {
             let diffing = scope.spawn(|| -> Result<TarLayer> {
                 let out = BufWriter::with_capacity(PIPE_BUFFER, writer);
                 let (mut out, made) = self.plain(layer, readable, below, out)?;
-                out.flush().map_err(CacheError::io("write to a pipe in", &self.inner.root))?;
+                out.flush()
+                    .map_err(CacheError::io("write to a pipe in", &self.inner.root))?;
                 Ok(made)
             });
             let packed = layer::compress(reader, ingest, choice.kind, choice.level);
-            let made = diffing.join().map_err(|_| CacheError::Canceled { what: "diff of a layer" })??;
+            let made = diffing.join().map_err(|_| CacheError::Canceled {
+                what: "diff of a layer",
+            })??;
             let packed = packed?;
             packed.out.commit(packed.digest)?;
             Ok((packed.digest, packed.size, made.diff_id))
@@ -193,7 +226,9 @@ impl Cache {
             Contents::Dir(_) | Contents::None => {
                 Ok(layer::diff_dir(&readable.tree, &readable.contents, below, out)?)
             }
-            Contents::Tar(_) | Contents::TarAt(_) => Err(CacheError::Missing { what: format!("the tar of layer {}", layer.id.0) }),
+            Contents::Tar(_) | Contents::TarAt(_) => Err(CacheError::Missing {
+                what: format!("the tar of layer {}", layer.id.0),
+            }),
         }
     }
 
@@ -209,7 +244,8 @@ impl Cache {
             }
         }
         self.inner.db.write("name chains", |tx| {
-            let mut update = tx.prepare_cached("UPDATE refs SET chain_id = ?2 WHERE id = ?1 AND chain_id IS NULL")?;
+            let mut update =
+                tx.prepare_cached("UPDATE refs SET chain_id = ?2 WHERE id = ?1 AND chain_id IS NULL")?;
             for (id, chain) in &named {
                 update.execute(params![id.0, chain.digest().as_bytes()])?;
             }

@@ -75,7 +75,8 @@ impl CacheMount {
         self.is_new = false;
         if self.sharing == Sharing::Shared {
             // Others may come in now.
-            flock(&self.lock, FlockOperation::LockShared).map_err(|e| CacheError::io("lock", &self.path)(e.into()))?;
+            flock(&self.lock, FlockOperation::LockShared)
+                .map_err(|e| CacheError::io("lock", &self.path)(e.into()))?;
         }
         Ok(())
     }
@@ -103,10 +104,20 @@ impl Cache {
         }
     }
 
-    fn try_cache_mount(&self, id: &str, slot: i64, sharing: Sharing, anew: bool) -> Result<Option<CacheMount>> {
+    fn try_cache_mount(
+        &self,
+        id: &str,
+        slot: i64,
+        sharing: Sharing,
+        anew: bool,
+    ) -> Result<Option<CacheMount>> {
         let name = folder_name(id, slot);
         let lock_path = self.inner.root.join("locks").join(format!("cache-{name}"));
-        let open = OpenOptions::new().write(true).create(true).truncate(false).open(&lock_path);
+        let open = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock_path);
         let lock = open.map_err(CacheError::io("open", &lock_path))?;
         // The first user makes the directory, so it must be alone until it is made.
         let is_known = self.knows_cache_mount(id, slot)?;
@@ -121,20 +132,34 @@ impl Cache {
         let mut is_new = false;
         if alone && (anew || !self.knows_cache_mount(id, slot)? || !path.is_dir()) {
             self.inner.db.write("renew cache mount", |tx| {
-                tx.execute("DELETE FROM cache_mounts WHERE id = ?1 AND slot = ?2", params![id, slot])
+                tx.execute(
+                    "DELETE FROM cache_mounts WHERE id = ?1 AND slot = ?2",
+                    params![id, slot],
+                )
             })?;
             self.discard(&path)?;
             fs::create_dir(&path).map_err(CacheError::io("create", &path))?;
             is_new = true;
         }
         self.inner.db.write("use cache mount", |tx| {
-            tx.prepare_cached("UPDATE cache_mounts SET used = ?3, uses = uses + 1 WHERE id = ?1 AND slot = ?2")?
-                .execute(params![id, slot, clock::now()])
+            tx.prepare_cached(
+                "UPDATE cache_mounts SET used = ?3, uses = uses + 1 WHERE id = ?1 AND slot = ?2",
+            )?
+            .execute(params![id, slot, clock::now()])
         })?;
         if alone && sharing == Sharing::Shared && !is_new {
-            flock(&lock, FlockOperation::LockShared).map_err(|e| CacheError::io("lock", &lock_path)(e.into()))?;
+            flock(&lock, FlockOperation::LockShared)
+                .map_err(|e| CacheError::io("lock", &lock_path)(e.into()))?;
         }
-        Ok(Some(CacheMount { cache: self.clone(), path, id: id.to_owned(), slot, is_new, sharing, lock }))
+        Ok(Some(CacheMount {
+            cache: self.clone(),
+            path,
+            id: id.to_owned(),
+            slot,
+            is_new,
+            sharing,
+            lock,
+        }))
     }
 
     fn knows_cache_mount(&self, id: &str, slot: i64) -> Result<bool> {

@@ -10,7 +10,11 @@ pub(crate) fn now() -> i64 {
     let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let wall = i64::try_from(wall.as_nanos()).unwrap_or(i64::MAX - 1);
     let before = LAST.fetch_max(wall, Ordering::Relaxed);
-    if before < wall { wall } else { LAST.fetch_add(1, Ordering::Relaxed) + 1 }
+    if before < wall {
+        wall
+    } else {
+        LAST.fetch_add(1, Ordering::Relaxed) + 1
+    }
 }
 
 /// A stored time as the system's.

@@ -59,8 +59,18 @@ impl ContentStore {
             fs::create_dir_all(folder).map_err(CacheError::io("create", folder))?;
         }
         let room = parking_lot::RwLock::new(None);
-        let inner = Inner { blobs, ingest, owner: owner.to_owned(), next: AtomicU64::new(0), pending: AtomicU64::new(0), db, room };
-        Ok(ContentStore { inner: Arc::new(inner) })
+        let inner = Inner {
+            blobs,
+            ingest,
+            owner: owner.to_owned(),
+            next: AtomicU64::new(0),
+            pending: AtomicU64::new(0),
+            db,
+            room,
+        };
+        Ok(ContentStore {
+            inner: Arc::new(inner),
+        })
     }
 
     pub(crate) fn set_room(&self, room: Room) {
@@ -84,7 +94,10 @@ impl ContentStore {
     pub fn size(&self, digest: &Digest) -> Result<Option<u64>> {
         self.inner.db.read("look for blob", |c| {
             let mut query = c.prepare_cached("SELECT size FROM blobs WHERE digest = ?1")?;
-            query.query_row([digest.as_bytes()], |row| row.get::<_, i64>(0)).map(i64::cast_unsigned).optional()
+            query
+                .query_row([digest.as_bytes()], |row| row.get::<_, i64>(0))
+                .map(i64::cast_unsigned)
+                .optional()
         })
     }
 
@@ -95,9 +108,9 @@ impl ContentStore {
     pub fn open(&self, digest: &Digest) -> Result<File> {
         match File::open(self.path(digest)) {
             Ok(file) => Ok(file),
-            Err(cause) if cause.kind() == io::ErrorKind::NotFound => {
-                Err(CacheError::Missing { what: format!("blob {digest}") })
-            }
+            Err(cause) if cause.kind() == io::ErrorKind::NotFound => Err(CacheError::Missing {
+                what: format!("blob {digest}"),
+            }),
             Err(cause) => Err(CacheError::io("open blob", self.path(digest))(cause)),
         }
     }
@@ -109,9 +122,13 @@ impl ContentStore {
     pub fn read(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>> {
         let mut bytes = Vec::new();
         let file = self.open(digest)?;
-        file.take(limit + 1).read_to_end(&mut bytes).map_err(CacheError::io("read blob", self.path(digest)))?;
+        file.take(limit + 1)
+            .read_to_end(&mut bytes)
+            .map_err(CacheError::io("read blob", self.path(digest)))?;
         if bytes.len() as u64 > limit {
-            return Err(CacheError::Missing { what: format!("blob {digest} of at most {limit} bytes") });
+            return Err(CacheError::Missing {
+                what: format!("blob {digest} of at most {limit} bytes"),
+            });
         }
         Ok(bytes)
     }
@@ -124,7 +141,13 @@ impl ContentStore {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
         let path = self.inner.ingest.join(format!("{}-{number}", self.inner.owner));
         let file = File::create_new(&path).map_err(CacheError::io("create", &path))?;
-        Ok(Ingest { store: self.clone(), file: Some(file), path, bytes: 0, asked: 0 })
+        Ok(Ingest {
+            store: self.clone(),
+            file: Some(file),
+            path,
+            bytes: 0,
+            asked: 0,
+        })
     }
 
     /// Files bytes that are in memory.
@@ -153,7 +176,11 @@ impl ContentStore {
         }
         let (ingest, found, bytes) = writer.finish();
         if let Some(expected) = expected.filter(|expected| *expected != found) {
-            return Err(CacheError::DigestMismatch { what: "blob".to_owned(), expected, found });
+            return Err(CacheError::DigestMismatch {
+                what: "blob".to_owned(),
+                expected,
+                found,
+            });
         }
         ingest.commit(found)?;
         Ok((found, bytes))
@@ -216,7 +243,11 @@ impl Ingest {
     /// Says what a failed write means: what was written, and how far it came.
     pub(crate) fn failed(&self, cause: io::Error) -> CacheError {
         match cause.get_ref().is_some_and(|inner| inner.is::<CacheError>()) {
-            true => match cause.into_inner().expect("looked at above").downcast::<CacheError>() {
+            true => match cause
+                .into_inner()
+                .expect("looked at above")
+                .downcast::<CacheError>()
+            {
                 Ok(error) => *error,
                 Err(other) => CacheError::io("write", &self.path)(io::Error::other(other)),
             },

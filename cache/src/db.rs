@@ -88,16 +88,26 @@ impl Db {
         connection
             .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;")
             .map_err(fail("open"))?;
-        let version: i64 =
-            connection.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fail("read version"))?;
+        let version: i64 = connection
+            .query_row("PRAGMA user_version", [], |row| row.get(0))
+            .map_err(fail("read version"))?;
         if version > VERSION {
-            return Err(CacheError::NewerStore { path: path.to_owned(), found: version, known: VERSION });
+            return Err(CacheError::NewerStore {
+                path: path.to_owned(),
+                found: version,
+                known: VERSION,
+            });
         }
         if version < VERSION {
             create(&mut connection, boot_id).map_err(fail("create"))?;
         }
         let rebooted = settle_epochs(&mut connection, boot_id).map_err(fail("settle epochs"))?;
-        Ok((Db { connection: Mutex::new(connection) }, Opened { rebooted }))
+        Ok((
+            Db {
+                connection: Mutex::new(connection),
+            },
+            Opened { rebooted },
+        ))
     }
 
     /// Runs `work` in one transaction: all of it happens, or none.
@@ -159,7 +169,9 @@ impl Db {
 
 /// The current epoch; written into each new row.
 pub(crate) fn epoch(connection: &Connection) -> rusqlite::Result<i64> {
-    Ok(meta(connection, "epoch")?.and_then(|value| value.parse().ok()).unwrap_or(1))
+    Ok(meta(connection, "epoch")?
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(1))
 }
 
 fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> {
@@ -171,7 +183,9 @@ fn meta(connection: &Connection, key: &str) -> rusqlite::Result<Option<String>> 
 
 fn set_meta(connection: &Connection, key: &str, value: &str) -> rusqlite::Result<()> {
     connection
-        .prepare_cached("INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value")?
+        .prepare_cached(
+            "INSERT INTO meta VALUES (?1, ?2) ON CONFLICT (key) DO UPDATE SET value = excluded.value",
+        )?
         .execute([key, value])?;
     Ok(())
 }
@@ -199,7 +213,9 @@ fn settle_epochs(connection: &mut Connection, boot_id: &str) -> rusqlite::Result
     if meta(&transaction, "boot_id")?.as_deref() == Some(boot_id) {
         return Ok(false);
     }
-    let durable: i64 = meta(&transaction, "durable")?.and_then(|v| v.parse().ok()).unwrap_or(0);
+    let durable: i64 = meta(&transaction, "durable")?
+        .and_then(|v| v.parse().ok())
+        .unwrap_or(0);
     transaction.execute("DELETE FROM images WHERE epoch > ?1", [durable])?;
     transaction.execute("DELETE FROM blobs WHERE epoch > ?1", [durable])?;
     transaction.execute("DELETE FROM cache_mounts WHERE epoch > ?1", [durable])?;
@@ -233,13 +249,19 @@ mod tests {
     fn blob(db: &Db, byte: u8) {
         db.write("test", |tx| {
             let epoch = epoch(tx)?;
-            tx.execute("INSERT INTO blobs VALUES (?1, 1, 1, ?2)", params![[byte; 32], epoch])
+            tx.execute(
+                "INSERT INTO blobs VALUES (?1, 1, 1, ?2)",
+                params![[byte; 32], epoch],
+            )
         })
         .expect("written");
     }
 
     fn count(db: &Db) -> i64 {
-        db.read("test", |c| c.query_row("SELECT count(*) FROM blobs", [], |row| row.get(0))).expect("read")
+        db.read("test", |c| {
+            c.query_row("SELECT count(*) FROM blobs", [], |row| row.get(0))
+        })
+        .expect("read")
     }
 
     #[test]
@@ -267,6 +289,9 @@ mod tests {
         drop(Db::open(&path, "b").expect("new"));
         let raw = Connection::open(&path).expect("open");
         raw.execute_batch("PRAGMA user_version = 999").expect("set");
-        assert!(matches!(Db::open(&path, "b"), Err(CacheError::NewerStore { found: 999, .. })));
+        assert!(matches!(
+            Db::open(&path, "b"),
+            Err(CacheError::NewerStore { found: 999, .. })
+        ));
     }
 }

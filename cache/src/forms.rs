@@ -9,8 +9,7 @@
 //! A fetch is one pass: download, digest, inflate, diff id, index or unpack, all as one stream. What is already being
 //! made is waited for, in this process by the layer's own lock and across processes by a locked file.
 use crate::{
-    Cache,
-    db,
+    Cache, db,
     error::{CacheError, Result},
     layer::{self, Limits, TarLayerWriter, TreeIndex},
     owner::lock_file,
@@ -73,7 +72,10 @@ impl ImmutableRef {
         if let Some(view) = self.inner.view.lock().clone() {
             return Ok(view);
         }
-        let layers = self.layers().iter().map(|layer| self.cache().readable(layer, meter));
+        let layers = self
+            .layers()
+            .iter()
+            .map(|layer| self.cache().readable(layer, meter));
         let view = View::new(try_join_all(layers).await?);
         *self.inner.view.lock() = Some(view.clone());
         Ok(view)
@@ -121,7 +123,12 @@ impl ImmutableRef {
             }
         }
         if absent.len() > 1 {
-            try_join_all(absent.iter().map(|(layer, blob)| self.cache().ensure_blob(layer, blob, meter))).await?;
+            try_join_all(
+                absent
+                    .iter()
+                    .map(|(layer, blob)| self.cache().ensure_blob(layer, blob, meter)),
+            )
+            .await?;
         }
         let made = (0..self.layers().len()).map(|at| self.directory(at, meter));
         try_join_all(made).await
@@ -133,7 +140,9 @@ impl ImmutableRef {
             return Ok(cache.directory_path(layer));
         }
         let _making = layer.making.lock().await;
-        let Some(_turn) = cache.turn(layer).await? else { return Ok(cache.directory_path(layer)) };
+        let Some(_turn) = cache.turn(layer).await? else {
+            return Ok(cache.directory_path(layer));
+        };
         if layer.state.lock().has_dir {
             return Ok(cache.directory_path(layer));
         }
@@ -170,7 +179,10 @@ impl ImmutableRef {
             return Ok(self.clone());
         }
         let (view, cache) = (self.view(meter).await?, self.cache().clone());
-        let info = RecordInfo { kind: self.info().kind, description: self.info().description.clone() };
+        let info = RecordInfo {
+            kind: self.info().kind,
+            description: self.info().description.clone(),
+        };
         blocking("copy context", move || {
             let mut writer = TarLayerWriter::new(cache.content().ingest()?);
             if let Some(top) = view.root() {
@@ -222,7 +234,12 @@ impl Cache {
     ///
     /// # Errors
     /// Those of fetching.
-    pub async fn ensure_blob(&self, layer: &Arc<Layer>, blob: &Descriptor, meter: &Arc<dyn Meter>) -> Result<()> {
+    pub async fn ensure_blob(
+        &self,
+        layer: &Arc<Layer>,
+        blob: &Descriptor,
+        meter: &Arc<dyn Meter>,
+    ) -> Result<()> {
         if self.content().touch(&blob.digest)? {
             return Ok(());
         }
@@ -258,7 +275,11 @@ impl Cache {
             )?
             .query_row([layer.id.0], |row| row.get::<_, bool>(0))
         })?;
-        if is_here { Ok(None) } else { Ok(Some(self.packed(layer)?.0)) }
+        if is_here {
+            Ok(None)
+        } else {
+            Ok(Some(self.packed(layer)?.0))
+        }
     }
 
     /// Waits for other processes that make a form of this layer; `None` where its directory is there by then.
@@ -269,7 +290,11 @@ impl Cache {
             let _ = fs::remove_file(&path);
             return Ok(Some(file));
         }
-        let path = self.inner.root.join("locks").join(format!("layer-{}", layer.id.0));
+        let path = self
+            .inner
+            .root
+            .join("locks")
+            .join(format!("layer-{}", layer.id.0));
         let lock = blocking("wait for another process", move || lock_file(&path)).await?;
         let has_dir = self.inner.db.read("look for layer", |c| {
             c.prepare_cached("SELECT has_dir FROM layers WHERE id = ?1")?
@@ -302,7 +327,9 @@ impl Cache {
             .optional()
         })?;
         let Some((small, has_file, has_dir, diff_id, has_tar)) = row else {
-            return Err(CacheError::Missing { what: format!("layer {}", layer.id.0) });
+            return Err(CacheError::Missing {
+                what: format!("layer {}", layer.id.0),
+            });
         };
         layer.state.lock().has_dir |= has_dir;
         if !has_dir && !has_tar {
@@ -324,9 +351,15 @@ impl Cache {
                 let tree = match tree {
                     Some(tree) => tree,
                     // A tar without its tree: one fetched plain.
-                    None => layer::index_stream(cache.content().open(&digest)?, io::sink(), Limits::default())?.tree,
+                    None => {
+                        layer::index_stream(cache.content().open(&digest)?, io::sink(), Limits::default())?
+                            .tree
+                    }
                 };
-                return Ok(Some((Arc::new(tree), Arc::new(Contents::TarAt(cache.content().path(&digest))))));
+                return Ok(Some((
+                    Arc::new(tree),
+                    Arc::new(Contents::TarAt(cache.content().path(&digest))),
+                )));
             }
             let root = Root::open(&cache.directory_path(&again)).map_err(|e| CacheError::Layer(e.into()))?;
             let tree = match tree {
@@ -363,10 +396,16 @@ impl Cache {
             })
             .await;
         }
-        let lacking = || CacheError::Missing { what: format!("blob {} and a place to fetch it from", blob.digest) };
+        let lacking = || CacheError::Missing {
+            what: format!("blob {} and a place to fetch it from", blob.digest),
+        };
         let origin = origin.ok_or_else(lacking)?;
         let remotes = self.inner.remotes.get().ok_or_else(lacking)?;
-        let failed = |source| CacheError::Fetch { digest: blob.digest, origin: origin.0.clone(), source };
+        let failed = |source| CacheError::Fetch {
+            digest: blob.digest,
+            origin: origin.0.clone(),
+            source,
+        };
         let mut stream = remotes.fetch(&origin, &blob).await.map_err(failed)?;
         let (sender, receiver) = mpsc::channel::<io::Result<Bytes>>(FETCH_QUEUE);
         let (cache, expected_blob) = (self.clone(), blob.clone());
@@ -386,7 +425,11 @@ impl Cache {
             let (ingest, found, bytes) = reader.into.finish();
             if found != expected_blob.digest || bytes != expected_blob.size {
                 let what = format!("blob of {bytes} bytes, announced with {}", expected_blob.size);
-                return Err(CacheError::DigestMismatch { what, expected: expected_blob.digest, found });
+                return Err(CacheError::DigestMismatch {
+                    what,
+                    expected: expected_blob.digest,
+                    found,
+                });
             }
             ingest.commit(found)?;
             Ok(made)
@@ -407,18 +450,25 @@ impl Cache {
                 }
                 Err(cause) => {
                     // The reader may have failed already; then its own error is told below.
-                    let _ = sender.send(Err(io::Error::new(cause.kind(), "the transfer broke off"))).await;
+                    let _ = sender
+                        .send(Err(io::Error::new(cause.kind(), "the transfer broke off")))
+                        .await;
                     break Err(failed(Box::new(cause)));
                 }
             }
         };
         drop(sender);
-        let made = work.await.map_err(|_| CacheError::Canceled { what: "unpack layer" })?;
+        let made = work
+            .await
+            .map_err(|_| CacheError::Canceled { what: "unpack layer" })?;
         fetched?;
         let made = made?;
         meter.transferred(&blob.digest, current, blob.size, true);
         self.inner.counters.blobs_fetched.fetch_add(1, Ordering::Relaxed);
-        self.inner.counters.fetched_bytes.fetch_add(current, Ordering::Relaxed);
+        self.inner
+            .counters
+            .fetched_bytes
+            .fetch_add(current, Ordering::Relaxed);
         Ok(made)
     }
 
@@ -490,7 +540,10 @@ impl Cache {
             }
             layer.state.lock().has_dir = true;
         }
-        self.inner.counters.layers_unpacked.fetch_add(1, Ordering::Relaxed);
+        self.inner
+            .counters
+            .layers_unpacked
+            .fetch_add(1, Ordering::Relaxed);
         Ok(path)
     }
 
@@ -509,7 +562,9 @@ impl Cache {
             })
             .optional()
         })?;
-        found.ok_or_else(|| CacheError::Missing { what: format!("every form of layer {}", layer.id.0) })
+        found.ok_or_else(|| CacheError::Missing {
+            what: format!("every form of layer {}", layer.id.0),
+        })
     }
 
     /// Puts a file or folder out of sight; it is removed in the background.
@@ -551,7 +606,11 @@ impl Aside {
     fn create(cache: &Cache) -> Result<Aside> {
         let path = cache.unique("active");
         fs::create_dir(&path).map_err(CacheError::io("create", &path))?;
-        Ok(Aside { cache: cache.clone(), path, is_kept: false })
+        Ok(Aside {
+            cache: cache.clone(),
+            path,
+            is_kept: false,
+        })
     }
 
     fn keep(mut self) -> PathBuf {
@@ -585,7 +644,10 @@ impl<W: Write> Read for Kept<W> {
                 Some(chunk) => self.chunk = chunk?,
             }
             if self.into.bytes() + self.chunk.len() as u64 > self.limit {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "the blob is longer than announced"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "the blob is longer than announced",
+                ));
             }
             self.into.write_all(&self.chunk)?;
         }
@@ -600,6 +662,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     what: &'static str,
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| CacheError::Canceled { what })?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| CacheError::Canceled { what })?
 }
-

@@ -109,7 +109,10 @@ impl Filter {
     /// For a key that is none.
     pub fn parse(text: &str) -> std::result::Result<Filter, UnknownFilter> {
         let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts.map(Test::parse).collect::<std::result::Result<_, _>>().map(Filter)
+        parts
+            .map(Test::parse)
+            .collect::<std::result::Result<_, _>>()
+            .map(Filter)
     }
 
     /// Whether all tests hold.
@@ -154,7 +157,11 @@ impl Key {
             "type" => Key::Type,
             "shared" => Key::Shared,
             "private" => Key::Private,
-            _ => return Err(UnknownFilter { found: text.to_owned() }),
+            _ => {
+                return Err(UnknownFilter {
+                    found: text.to_owned(),
+                });
+            }
         })
     }
 
@@ -229,7 +236,10 @@ impl Cache {
     /// Takes one record out; false where it turned out to be needed.
     fn remove(&self, row: &Row) -> Result<bool> {
         match &row.what {
-            What::Ref(id) => self.inner.db.write("remove record", |tx| remove_ref(tx, *id, row.used)),
+            What::Ref(id) => self
+                .inner
+                .db
+                .write("remove record", |tx| remove_ref(tx, *id, row.used)),
             What::CacheMount(id, slot) => self.remove_cache_mount(id, *slot),
         }
     }
@@ -242,7 +252,10 @@ impl Cache {
             return Ok(false);
         }
         self.inner.db.write("remove cache mount", |tx| {
-            tx.execute("DELETE FROM cache_mounts WHERE id = ?1 AND slot = ?2", params![id, slot])
+            tx.execute(
+                "DELETE FROM cache_mounts WHERE id = ?1 AND slot = ?2",
+                params![id, slot],
+            )
         })?;
         self.discard(&self.inner.root.join("caches").join(name))?;
         Ok(true)
@@ -279,13 +292,19 @@ impl Cache {
                 .collect()
         })?;
         for path in children(&self.inner.root.join("layers")) {
-            let is_known = path.file_name().and_then(|name| name.to_str()).is_some_and(|name| known.contains(name));
+            let is_known = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .is_some_and(|name| known.contains(name));
             if !is_known && is_older(&path, since) {
                 self.discard(&path)?;
             }
         }
         for path in children(&self.inner.root.join("blobs/sha256")) {
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let name = path
+                .file_name()
+                .and_then(|name| name.to_str())
+                .unwrap_or_default();
             let is_known = match oci::Digest::parse(&format!("sha256:{name}")) {
                 Ok(digest) => self.content().size(&digest)?.is_some(),
                 Err(_) => false,
@@ -301,7 +320,11 @@ impl Cache {
     pub(crate) fn empty_trash(&self) {
         for path in children(&self.inner.root.join("trash")) {
             // Two processes may empty the same trash: what the other removed first is gone all the same.
-            let _ = if path.is_dir() && !path.is_symlink() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            let _ = if path.is_dir() && !path.is_symlink() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
         }
     }
 
@@ -320,7 +343,9 @@ fn may_go(row: &Row, options: &PruneOptions, since: i64) -> bool {
     let is_special = matches!(record.kind, RecordKind::Internal | RecordKind::Frontend) || record.shared;
     let is_wanted = options.filters.is_empty() || options.filters.iter().any(|filter| filter.matches(record));
     let is_old = options.unused_for.is_none_or(|age| {
-        SystemTime::now().duration_since(record.last_used).is_ok_and(|unused| unused >= age)
+        SystemTime::now()
+            .duration_since(record.last_used)
+            .is_ok_and(|unused| unused >= age)
     });
     !record.in_use && row.used < since && (options.all || !is_special) && is_wanted && is_old
 }
@@ -335,14 +360,22 @@ fn remove_ref(tx: &Connection, id: i64, used: i64) -> rusqlite::Result<bool> {
     };
     let Some(layer) = layer else { return Ok(false) };
     keys_db::release(tx, &format!("ref:{id}"))?;
-    tx.prepare_cached("DELETE FROM refs WHERE id = ?1")?.execute([id])?;
-    tx.prepare_cached("DELETE FROM layers WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM refs WHERE layer = ?1)")?
-        .execute([layer])?;
+    tx.prepare_cached("DELETE FROM refs WHERE id = ?1")?
+        .execute([id])?;
+    tx.prepare_cached(
+        "DELETE FROM layers WHERE id = ?1 AND NOT EXISTS (SELECT 1 FROM refs WHERE layer = ?1)",
+    )?
+    .execute([layer])?;
     Ok(true)
 }
 
 fn children(folder: &Path) -> Vec<std::path::PathBuf> {
-    fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path()).collect()
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path())
+        .collect()
 }
 
 fn is_older(path: &Path, since: i64) -> bool {
@@ -356,7 +389,11 @@ fn bury(cache: &Cache, dead: &[String]) -> Result<()> {
         let mark = format!("{name}-");
         for folder in ["ingest", "active"] {
             for path in children(&cache.inner.root.join(folder)) {
-                if path.file_name().and_then(|name| name.to_str()).is_some_and(|name| name.starts_with(&mark)) {
+                if path
+                    .file_name()
+                    .and_then(|name| name.to_str())
+                    .is_some_and(|name| name.starts_with(&mark))
+                {
                     cache.discard(&path)?;
                 }
             }
@@ -385,7 +422,8 @@ pub(crate) fn tidy(cache: &Cache, rebooted: bool) -> Result<()> {
 
 /// Total and free bytes of the disk below `path`.
 pub(crate) fn disk(path: &Path) -> Result<(u64, u64)> {
-    let stat = rustix::fs::statvfs(path).map_err(|e| CacheError::io("measure the disk of", path)(e.into()))?;
+    let stat =
+        rustix::fs::statvfs(path).map_err(|e| CacheError::io("measure the disk of", path)(e.into()))?;
     Ok((stat.f_blocks * stat.f_frsize, stat.f_bavail * stat.f_frsize))
 }
 
@@ -397,7 +435,9 @@ pub(crate) fn guard(cache: &Cache) -> Result<()> {
     let inner: Weak<Inner> = Arc::downgrade(&cache.inner);
     let (used, measured) = (AtomicU64::new(0), AtomicI64::new(0));
     cache.content().set_room(Arc::new(move |path, needed| {
-        let Some(inner) = inner.upgrade() else { return Ok(()) };
+        let Some(inner) = inner.upgrade() else {
+            return Ok(());
+        };
         let cache = Cache { inner };
         let now = clock::now();
         if now - measured.load(Ordering::Relaxed) > MEASURE_AGAIN_NANOS {
@@ -408,14 +448,22 @@ pub(crate) fn guard(cache: &Cache) -> Result<()> {
         if used.load(Ordering::Relaxed) + wanted <= ceiling {
             return Ok(());
         }
-        cache.prune(&PruneOptions { max_used: Some(ceiling.saturating_sub(wanted)), ..PruneOptions::default() })?;
+        cache.prune(&PruneOptions {
+            max_used: Some(ceiling.saturating_sub(wanted)),
+            ..PruneOptions::default()
+        })?;
         let now_used = cache.quick_bytes()?;
         used.store(now_used, Ordering::Relaxed);
         if now_used + wanted <= ceiling {
             return Ok(());
         }
         let now_used = now_used + cache.content().pending();
-        Err(CacheError::Full { path: path.to_owned(), needed, used: now_used, ceiling })
+        Err(CacheError::Full {
+            path: path.to_owned(),
+            needed,
+            used: now_used,
+            ceiling,
+        })
     }));
     Ok(())
 }

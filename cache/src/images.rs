@@ -41,13 +41,16 @@ impl Images {
     pub fn set(&self, name: &str, target: &Descriptor, blobs: &[Digest]) -> Result<()> {
         for digest in blobs {
             if !self.cache.content().touch(digest)? {
-                return Err(CacheError::Missing { what: format!("blob {digest} of image {name}") });
+                return Err(CacheError::Missing {
+                    what: format!("blob {digest} of image {name}"),
+                });
             }
         }
         let text = serde_json::to_string(target).expect("a descriptor has string keys");
         self.cache.inner.db.write("name image", |tx| {
             let epoch = db::epoch(tx)?;
-            tx.prepare_cached("DELETE FROM images WHERE name = ?1")?.execute([name])?;
+            tx.prepare_cached("DELETE FROM images WHERE name = ?1")?
+                .execute([name])?;
             tx.prepare_cached("INSERT INTO images VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![name, text, clock::now(), epoch])?;
             let mut insert = tx.prepare_cached("INSERT OR IGNORE INTO image_blobs VALUES (?1, ?2)")?;
@@ -76,7 +79,9 @@ impl Images {
     /// The database's.
     pub fn list(&self) -> Result<Vec<Image>> {
         self.cache.inner.db.read("list images", |c| {
-            c.prepare_cached("SELECT name, descriptor, created FROM images ORDER BY name")?.query_map([], read)?.collect()
+            c.prepare_cached("SELECT name, descriptor, created FROM images ORDER BY name")?
+                .query_map([], read)?
+                .collect()
         })
     }
 
@@ -97,13 +102,20 @@ impl Images {
     /// # Errors
     /// The database's.
     pub fn remove(&self, name: &str) -> Result<bool> {
-        self.cache.inner.db.write("remove image", |tx| Ok(tx.execute("DELETE FROM images WHERE name = ?1", [name])? > 0))
+        self.cache.inner.db.write("remove image", |tx| {
+            Ok(tx.execute("DELETE FROM images WHERE name = ?1", [name])? > 0)
+        })
     }
 }
 
 fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Image> {
     let text: String = row.get(1)?;
-    let target = serde_json::from_str(&text)
-        .map_err(|cause| rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(cause)))?;
-    Ok(Image { name: row.get(0)?, target, created: clock::time(row.get(2)?) })
+    let target = serde_json::from_str(&text).map_err(|cause| {
+        rusqlite::Error::FromSqlConversionFailure(1, rusqlite::types::Type::Text, Box::new(cause))
+    })?;
+    Ok(Image {
+        name: row.get(0)?,
+        target,
+        created: clock::time(row.get(2)?),
+    })
 }

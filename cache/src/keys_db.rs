@@ -32,7 +32,9 @@ fn failed(action: &'static str) -> impl FnOnce(crate::CacheError) -> StoreError 
 }
 
 fn selector(link: &Link) -> Vec<u8> {
-    link.selector.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default()
+    link.selector
+        .map(|digest| digest.as_bytes().to_vec())
+        .unwrap_or_default()
 }
 
 fn key(bytes: [u8; 32]) -> KeyId {
@@ -75,12 +77,17 @@ impl KeyStore for KeysDb {
 
     fn results(&self, of: &KeyId) -> Result<Vec<Record>, StoreError> {
         let found = self.db.read("read records", |c| {
-            c.prepare_cached("SELECT result, created FROM key_records WHERE key = ?1 ORDER BY created DESC, seq DESC")?
-                .query_map([of.digest().as_bytes()], |row| {
-                    let result = ResultId::new(row.get::<_, String>(0)?);
-                    Ok(Record { result, created: clock::time(row.get(1)?) })
-                })?
-                .collect()
+            c.prepare_cached(
+                "SELECT result, created FROM key_records WHERE key = ?1 ORDER BY created DESC, seq DESC",
+            )?
+            .query_map([of.digest().as_bytes()], |row| {
+                let result = ResultId::new(row.get::<_, String>(0)?);
+                Ok(Record {
+                    result,
+                    created: clock::time(row.get(1)?),
+                })
+            })?
+            .collect()
         });
         found.map_err(failed("read records"))
     }
@@ -132,7 +139,15 @@ fn links_to(connection: &Connection, to: &KeyId) -> rusqlite::Result<Vec<(KeyId,
             let selector: Vec<u8> = row.get(4)?;
             let selector = <[u8; 32]>::try_from(selector.as_slice()).ok().map(Digest::from);
             let digest = Digest::from(row.get::<_, [u8; 32]>(1)?);
-            Ok((key(row.get(0)?), Link { input: row.get(2)?, output: row.get(3)?, digest, selector }))
+            Ok((
+                key(row.get(0)?),
+                Link {
+                    input: row.get(2)?,
+                    output: row.get(3)?,
+                    digest,
+                    selector,
+                },
+            ))
         })?
         .collect()
 }
@@ -143,7 +158,8 @@ pub(crate) fn release(tx: &Connection, result: &str) -> rusqlite::Result<()> {
         .prepare_cached("SELECT key FROM key_records WHERE result = ?1")?
         .query_map([result], |row| row.get(0))?
         .collect::<rusqlite::Result<_>>()?;
-    tx.prepare_cached("DELETE FROM key_records WHERE result = ?1")?.execute([result])?;
+    tx.prepare_cached("DELETE FROM key_records WHERE result = ?1")?
+        .execute([result])?;
     while let Some(current) = doubtful.pop() {
         let is_needed = tx
             .prepare_cached(
@@ -153,8 +169,13 @@ pub(crate) fn release(tx: &Connection, result: &str) -> rusqlite::Result<()> {
         if is_needed {
             continue;
         }
-        doubtful.extend(links_to(tx, &key(current))?.into_iter().map(|(from, _)| *from.digest().as_bytes()));
-        tx.prepare_cached("DELETE FROM key_links WHERE dst = ?1")?.execute([current])?;
+        doubtful.extend(
+            links_to(tx, &key(current))?
+                .into_iter()
+                .map(|(from, _)| *from.digest().as_bytes()),
+        );
+        tx.prepare_cached("DELETE FROM key_links WHERE dst = ?1")?
+            .execute([current])?;
     }
     Ok(())
 }

@@ -41,7 +41,13 @@ impl Cache {
         let upper = folder.join("fs");
         fs::set_permissions(&upper, Permissions::from_mode(0o755))
             .map_err(CacheError::io("set permissions of", &upper))?;
-        Ok(MutableRef { cache: self.clone(), parent: parent.clone(), folder, info, is_open: true })
+        Ok(MutableRef {
+            cache: self.clone(),
+            parent: parent.clone(),
+            folder,
+            info,
+            is_open: true,
+        })
     }
 }
 
@@ -129,7 +135,12 @@ impl Cache {
     ///
     /// # Errors
     /// The database's.
-    pub fn suffix(&self, lower: &ImmutableRef, upper: &ImmutableRef, info: &RecordInfo) -> Result<Option<ImmutableRef>> {
+    pub fn suffix(
+        &self,
+        lower: &ImmutableRef,
+        upper: &ImmutableRef,
+        info: &RecordInfo,
+    ) -> Result<Option<ImmutableRef>> {
         let below = lower.layers();
         let is_bottom = below.len() <= upper.layers().len()
             && below.iter().zip(upper.layers()).all(|(a, b)| a.id() == b.id());

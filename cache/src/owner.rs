@@ -56,10 +56,17 @@ impl Owner {
                 .create_new(true)
                 .open(&path)
                 .map_err(CacheError::io("create", &path))?;
-            flock(&lock, FlockOperation::LockExclusive).map_err(|e| CacheError::io("lock", &path)(e.into()))?;
+            flock(&lock, FlockOperation::LockExclusive)
+                .map_err(|e| CacheError::io("lock", &path)(e.into()))?;
             // Whoever looks for the dead may have removed it between the two calls.
             if path.exists() {
-                return Ok(Owner { folder, name, path, _lock: lock, leases: Mutex::default() });
+                return Ok(Owner {
+                    folder,
+                    name,
+                    path,
+                    _lock: lock,
+                    leases: Mutex::default(),
+                });
             }
         }
     }
@@ -75,7 +82,10 @@ impl Owner {
         let start = clock::now();
         let number = leases.last_key_value().map_or(0, |(key, ())| key.1 + 1);
         leases.insert((start, number), ());
-        Lease { owner: self.clone(), key: (start, number) }
+        Lease {
+            owner: self.clone(),
+            key: (start, number),
+        }
     }
 
     /// The time from which on everything used must stay: that of the oldest live process but this one, and of
@@ -88,11 +98,15 @@ impl Owner {
         for entry in fs::read_dir(&self.folder).map_err(|e| failed()(e))? {
             let entry = entry.map_err(|e| failed()(e))?;
             let file_name = entry.file_name();
-            let Some(name) = file_name.to_str().and_then(|name| name.strip_prefix("owner-")) else { continue };
+            let Some(name) = file_name.to_str().and_then(|name| name.strip_prefix("owner-")) else {
+                continue;
+            };
             if name == self.name {
                 continue;
             }
-            let start = name.split_once('-').and_then(|(start, _)| start.parse::<i64>().ok());
+            let start = name
+                .split_once('-')
+                .and_then(|(start, _)| start.parse::<i64>().ok());
             match is_dead(&entry.path()) {
                 Ok(true) => dead.push(name.to_owned()),
                 // Neither to be opened nor removed: somebody else's business, and alive as far as we know.

@@ -86,7 +86,10 @@ pub struct RecordInfo {
 impl RecordInfo {
     /// A regular record.
     pub fn new(description: impl Into<String>) -> RecordInfo {
-        RecordInfo { kind: RecordKind::Regular, description: description.into() }
+        RecordInfo {
+            kind: RecordKind::Regular,
+            description: description.into(),
+        }
     }
 }
 

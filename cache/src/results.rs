@@ -1,7 +1,11 @@
 //! The results the solver files under keys, and the refs they stand for.
 //!
 //! `scratch` is the ref of no layers, `ref:<id>` any other.
-use crate::{Cache, error::Result, refs::{ImmutableRef, RefId}};
+use crate::{
+    Cache,
+    error::Result,
+    refs::{ImmutableRef, RefId},
+};
 use keys::ResultId;
 
 impl Cache {
@@ -22,7 +26,11 @@ impl Cache {
         if id.as_str() == "scratch" {
             return Ok(Some(self.scratch()));
         }
-        match id.as_str().strip_prefix("ref:").and_then(|number| number.parse().ok()) {
+        match id
+            .as_str()
+            .strip_prefix("ref:")
+            .and_then(|number| number.parse().ok())
+        {
             Some(number) => self.get(RefId(number)),
             None => Ok(None),
         }

@@ -135,7 +135,9 @@ impl Cache {
             next_external: AtomicU64::new(0),
             counters: Counters::default(),
         };
-        let cache = Cache { inner: Arc::new(inner) };
+        let cache = Cache {
+            inner: Arc::new(inner),
+        };
         gc::tidy(&cache, opened.rebooted)?;
         gc::guard(&cache)?;
         Ok(cache)
@@ -231,8 +233,11 @@ impl Cache {
     /// The database's.
     pub fn by_chain(&self, chain: ChainId) -> Result<Option<ImmutableRef>> {
         let id = self.inner.db.read("look for chain", |c| {
-            let mut query = c.prepare_cached("SELECT id FROM refs WHERE chain_id = ?1 ORDER BY id DESC LIMIT 1")?;
-            query.query_row([chain.digest().as_bytes()], |row| row.get(0)).optional()
+            let mut query =
+                c.prepare_cached("SELECT id FROM refs WHERE chain_id = ?1 ORDER BY id DESC LIMIT 1")?;
+            query
+                .query_row([chain.digest().as_bytes()], |row| row.get(0))
+                .optional()
         })?;
         id.map_or(Ok(None), |id| self.get(RefId(id)))
     }
@@ -283,7 +288,9 @@ impl Cache {
             Some(chain) => self.by_chain(chain)?,
             None => None,
         };
-        let known = found.as_ref().map(|found| found.layers().last().expect("a chain has layers").id());
+        let known = found
+            .as_ref()
+            .map(|found| found.layers().last().expect("a chain has layers").id());
         let row = self.inner.db.write("add layer", |tx| {
             let layer_id = match known {
                 Some(known) => known.0,
@@ -300,7 +307,11 @@ impl Cache {
                 blob.size.cast_signed(),
                 origin.map(|origin| &origin.0)
             ])?;
-            if known.is_some() { Ok(None) } else { insert_ref(tx, parent, layer_id, chain, &info).map(Some) }
+            if known.is_some() {
+                Ok(None)
+            } else {
+                insert_ref(tx, parent, layer_id, chain, &info).map(Some)
+            }
         })?;
         match (row, found) {
             (Some(row), _) => Ok(self.stacked(parent, row)),
@@ -322,13 +333,29 @@ impl Cache {
             external: Some(root.to_owned()),
             ..LayerState::default()
         };
-        let layer = Layer { id: LayerId(id), created: clock::now(), state: Mutex::new(state), making: <_>::default() };
+        let layer = Layer {
+            id: LayerId(id),
+            created: clock::now(),
+            state: Mutex::new(state),
+            making: <_>::default(),
+        };
         let created = layer.created;
-        Ok(self.held(Some(RefId(id)), Some(self.scratch()), vec![Arc::new(layer)], info, created))
+        Ok(self.held(
+            Some(RefId(id)),
+            Some(self.scratch()),
+            vec![Arc::new(layer)],
+            info,
+            created,
+        ))
     }
 
     /// `layers` of other refs on top of `parent`, without copying anything.
-    pub(crate) fn restack(&self, parent: &ImmutableRef, layer: &Arc<Layer>, info: &RecordInfo) -> Result<ImmutableRef> {
+    pub(crate) fn restack(
+        &self,
+        parent: &ImmutableRef,
+        layer: &Arc<Layer>,
+        info: &RecordInfo,
+    ) -> Result<ImmutableRef> {
         if layer.id.0 < 0 {
             let created = layer.created;
             let layers = parent.layers().iter().cloned().chain([layer.clone()]).collect();
@@ -339,8 +366,11 @@ impl Cache {
         let chain = chain_above(parent, layer.diff_id());
         let row = self.inner.db.write("stack layer", |tx| {
             let parent_id = parent.id().map(|id| id.0);
-            let mut query = tx.prepare_cached("SELECT id FROM refs WHERE parent IS ?1 AND layer = ?2 LIMIT 1")?;
-            let found: Option<i64> = query.query_row(params![parent_id, layer.id.0], |row| row.get(0)).optional()?;
+            let mut query =
+                tx.prepare_cached("SELECT id FROM refs WHERE parent IS ?1 AND layer = ?2 LIMIT 1")?;
+            let found: Option<i64> = query
+                .query_row(params![parent_id, layer.id.0], |row| row.get(0))
+                .optional()?;
             match found {
                 Some(id) => Ok(Err(RefId(id))),
                 None => insert_ref(tx, parent, layer.id.0, chain, info).map(Ok),
@@ -348,7 +378,9 @@ impl Cache {
         })?;
         match row {
             Ok(row) => Ok(self.stacked(parent, row)),
-            Err(id) => self.get(id)?.ok_or_else(|| CacheError::Missing { what: format!("ref {id}") }),
+            Err(id) => self.get(id)?.ok_or_else(|| CacheError::Missing {
+                what: format!("ref {id}"),
+            }),
         }
     }
 
@@ -390,7 +422,10 @@ impl Cache {
     /// A path below `folder` that nobody else uses.
     pub(crate) fn unique(&self, folder: &str) -> PathBuf {
         let number = self.inner.next.fetch_add(1, Ordering::Relaxed);
-        self.inner.root.join(folder).join(format!("{}-{number}", self.inner.owner.name()))
+        self.inner
+            .root
+            .join(folder)
+            .join(format!("{}-{number}", self.inner.owner.name()))
     }
 
     /// The ref of `row` on top of `parent`, kept in memory once.
@@ -400,8 +435,17 @@ impl Cache {
         }
         let layer = self.layer(&row);
         let layers = parent.layers().iter().cloned().chain([layer]).collect();
-        let info = RecordInfo { kind: RecordKind::parse(&row.kind), description: row.description };
-        self.held(Some(RefId(row.id)), Some(parent.clone()), layers, info, row.created)
+        let info = RecordInfo {
+            kind: RecordKind::parse(&row.kind),
+            description: row.description,
+        };
+        self.held(
+            Some(RefId(row.id)),
+            Some(parent.clone()),
+            layers,
+            info,
+            row.created,
+        )
     }
 
     fn layer(&self, row: &RefRow) -> Arc<Layer> {
@@ -410,9 +454,17 @@ impl Cache {
         if let Some(found) = layers.get(&id).and_then(Weak::upgrade) {
             return found;
         }
-        let state = LayerState { diff_id: row.diff_id, has_dir: row.has_dir, ..LayerState::default() };
-        let layer =
-            Arc::new(Layer { id, created: row.layer_created, state: Mutex::new(state), making: <_>::default() });
+        let state = LayerState {
+            diff_id: row.diff_id,
+            has_dir: row.has_dir,
+            ..LayerState::default()
+        };
+        let layer = Arc::new(Layer {
+            id,
+            created: row.layer_created,
+            state: Mutex::new(state),
+            making: <_>::default(),
+        });
         if layers.len() > 1024 && layers.len().is_power_of_two() {
             layers.retain(|_, layer| layer.strong_count() > 0);
         }
@@ -429,7 +481,15 @@ impl Cache {
         created: i64,
     ) -> ImmutableRef {
         let view = Mutex::new(layers.is_empty().then(|| View::new(Vec::new())));
-        let inner = Arc::new(RefInner { cache: self.clone(), id, parent, layers, info, created, view });
+        let inner = Arc::new(RefInner {
+            cache: self.clone(),
+            id,
+            parent,
+            layers,
+            info,
+            created,
+            view,
+        });
         if let Some(id) = id {
             let mut held = self.inner.held.lock();
             let slot = held.entry(id).or_insert_with(|| (0, Weak::new()));
@@ -508,8 +568,10 @@ pub(crate) fn insert_layer(
 ) -> rusqlite::Result<i64> {
     let epoch = db::epoch(tx)?;
     let digest = diff_id.map(|id| *id.digest().as_bytes());
-    tx.prepare_cached("INSERT INTO layers (diff_id, has_dir, tree, created, epoch) VALUES (?1, ?2, ?3, ?4, ?5)")?
-        .execute(params![digest, has_dir, tree, clock::now(), epoch])?;
+    tx.prepare_cached(
+        "INSERT INTO layers (diff_id, has_dir, tree, created, epoch) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?
+    .execute(params![digest, has_dir, tree, clock::now(), epoch])?;
     Ok(tx.last_insert_rowid())
 }
 
@@ -527,7 +589,15 @@ pub(crate) fn insert_ref(
         "INSERT INTO refs (parent, layer, chain_id, kind, description, created, used, epoch)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?6, ?7)",
     )?
-    .execute(params![parent_id, layer, chain, info.kind.as_str(), info.description, now, epoch])?;
+    .execute(params![
+        parent_id,
+        layer,
+        chain,
+        info.kind.as_str(),
+        info.description,
+        now,
+        epoch
+    ])?;
     let id = tx.last_insert_rowid();
     tx.prepare_cached(
         "SELECT r.id, r.parent, r.layer, r.kind, r.description, r.created, l.diff_id, l.has_dir, l.created

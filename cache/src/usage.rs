@@ -2,11 +2,7 @@
 //!
 //! A record is a ref, with the bytes of its own topmost layer in all forms; or the directory of a cache mount. Bytes
 //! are those of the disk: a layer that several refs share counts once, with the first.
-use crate::{
-    Cache, cache_mount, clock,
-    error::Result,
-    refs::RecordKind,
-};
+use crate::{Cache, cache_mount, clock, error::Result, refs::RecordKind};
 use rusqlite::Connection;
 use std::{
     collections::{HashMap, HashSet},
@@ -86,7 +82,10 @@ impl Cache {
         self.measure_directories()?;
         let mut rows = self.inner.db.read("list records", ref_rows)?;
         let held: HashSet<i64> = self.held_ids().into_iter().map(|id| id.0).collect();
-        let parents: HashSet<String> = rows.iter().flat_map(|row| row.record.parents.iter().cloned()).collect();
+        let parents: HashSet<String> = rows
+            .iter()
+            .flat_map(|row| row.record.parents.iter().cloned())
+            .collect();
         for row in &mut rows {
             let is_held = matches!(row.what, What::Ref(id) if held.contains(&id));
             row.record.in_use = is_held || parents.contains(&row.record.id);
@@ -99,7 +98,9 @@ impl Cache {
     fn cache_mount_rows(&self) -> Result<Vec<Row>> {
         let found: Vec<(String, i64, i64, i64, i64)> = self.inner.db.read("list cache mounts", |c| {
             c.prepare_cached("SELECT id, slot, created, used, uses FROM cache_mounts")?
-                .query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?)))?
+                .query_map([], |row| {
+                    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?))
+                })?
                 .collect()
         })?;
         let rows = found.into_iter().map(|(id, slot, created, used, uses)| {
@@ -117,7 +118,11 @@ impl Cache {
                 kind: RecordKind::ExecCacheMount,
                 description: format!("cached mount {id}"),
             };
-            Row { record, what: What::CacheMount(id, slot), used }
+            Row {
+                record,
+                what: What::CacheMount(id, slot),
+                used,
+            }
         });
         Ok(rows.collect())
     }
@@ -132,7 +137,10 @@ impl Cache {
         for id in unknown {
             let bytes = disk_bytes(&self.inner.root.join("layers").join(id.to_string()));
             self.inner.db.write("measure directory", |tx| {
-                tx.execute("UPDATE layers SET dir_bytes = ?2 WHERE id = ?1", [id, bytes.cast_signed()])
+                tx.execute(
+                    "UPDATE layers SET dir_bytes = ?2 WHERE id = ?1",
+                    [id, bytes.cast_signed()],
+                )
             })?;
         }
         Ok(())
@@ -151,7 +159,9 @@ fn ref_rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
         .query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?))))?
         .collect::<rusqlite::Result<_>>()?;
     connection
-        .prepare_cached("SELECT id, parent, layer, kind, description, created, used, uses FROM refs ORDER BY id")?
+        .prepare_cached(
+            "SELECT id, parent, layer, kind, description, created, used, uses FROM refs ORDER BY id",
+        )?
         .query_map([], |row| {
             let layer: i64 = row.get(2)?;
             let (size, shared) = sizes.get(&layer).copied().unwrap_or_default();
@@ -161,7 +171,11 @@ fn ref_rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
             let (id, used): (i64, i64) = (row.get(0)?, row.get(6)?);
             let record = UsageRecord {
                 id: id.to_string(),
-                parents: row.get::<_, Option<i64>>(1)?.iter().map(ToString::to_string).collect(),
+                parents: row
+                    .get::<_, Option<i64>>(1)?
+                    .iter()
+                    .map(ToString::to_string)
+                    .collect(),
                 created: clock::time(row.get(5)?),
                 last_used: clock::time(used),
                 usage_count: row.get::<_, i64>(7)?.cast_unsigned(),
@@ -172,7 +186,11 @@ fn ref_rows(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
                 kind: RecordKind::parse(&row.get::<_, String>(3)?),
                 description: row.get(4)?,
             };
-            Ok(Row { record, what: What::Ref(id), used })
+            Ok(Row {
+                record,
+                what: What::Ref(id),
+                used,
+            })
         })?
         .collect()
 }

@@ -90,7 +90,11 @@ fn binary() -> Result<PathBuf> {
         Some(path) => path.into(),
         None => Program::binary(),
     };
-    ensure!(path.exists(), "there is no {}: run `cargo build --release -p builder` first", path.display());
+    ensure!(
+        path.exists(),
+        "there is no {}: run `cargo build --release -p builder` first",
+        path.display()
+    );
     Ok(path)
 }
 
@@ -103,8 +107,16 @@ fn build(folder: &Path, args: &[&str]) -> Result<()> {
     all.extend(args);
     all.push("context");
     let mut command = program.command(&all);
-    let output = command.current_dir(folder).stdin(Stdio::null()).output().context("start the program")?;
-    ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let output = command
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .output()
+        .context("start the program")?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     Ok(())
 }
 
@@ -156,14 +168,21 @@ fn run_step(folder: &Path) -> Result<Row> {
     let over = step.saturating_sub(bare);
     Ok(Row {
         what: "a trivial RUN over fork and exec",
-        figure: format!("{:.2} ms ({:.2} - {:.2})", millis(over), millis(step), millis(bare)),
+        figure: format!(
+            "{:.2} ms ({:.2} - {:.2})",
+            millis(over),
+            millis(step),
+            millis(bare)
+        ),
         goal: "at most 10 ms",
         is_met: millis(over) <= 10.0,
     })
 }
 
 fn cached(folder: &Path) -> Result<Row> {
-    let mut text = "FROM base AS first\nWORKDIR /work\nENV A=1\nCOPY a.txt .\nRUN echo 1 > one\nRUN echo 2 > two\n".to_owned();
+    let mut text =
+        "FROM base AS first\nWORKDIR /work\nENV A=1\nCOPY a.txt .\nRUN echo 1 > one\nRUN echo 2 > two\n"
+            .to_owned();
     text.push_str("FROM base\nENV B=2\nCOPY --from=first /work /work\nWORKDIR /work\nRUN cat one two > three\nCMD [\"cat\", \"three\"]\n");
     write(folder, &text)?;
     fs::write(folder.join("context/a.txt"), "a\n")?;
@@ -172,7 +191,11 @@ fn cached(folder: &Path) -> Result<Row> {
     let bare = least(|| Ok(()), || Ok(drop(Command::new("/bin/true").status()?)))?;
     Ok(Row {
         what: "12 steps, all cached, image named",
-        figure: format!("{:.1} ms ({:.0} x fork and exec)", millis(time), time.as_secs_f64() / bare.as_secs_f64()),
+        figure: format!(
+            "{:.1} ms ({:.0} x fork and exec)",
+            millis(time),
+            time.as_secs_f64() / bare.as_secs_f64()
+        ),
         goal: "at most 25 ms",
         is_met: millis(time) <= 25.0,
     })
@@ -199,7 +222,9 @@ fn real_data() -> Result<Vec<u8>> {
     let mut data = Vec::with_capacity(WANTED);
     let mut open = vec![PathBuf::from("/usr/lib"), PathBuf::from("/usr/bin")];
     while let (Some(folder), true) = (open.pop(), data.len() < WANTED) {
-        let Ok(entries) = fs::read_dir(folder) else { continue };
+        let Ok(entries) = fs::read_dir(folder) else {
+            continue;
+        };
         let mut entries: Vec<_> = entries.flatten().collect();
         entries.sort_by_key(fs::DirEntry::path);
         for entry in entries {
@@ -257,7 +282,10 @@ fn context(folder: &Path) -> Result<Row> {
         let dir = folder.join(format!("context/d{dir}"));
         fs::create_dir_all(&dir)?;
         for file in 0..100 {
-            fs::write(dir.join(format!("f{file}")), format!("{} {file}\n", dir.display()))?;
+            fs::write(
+                dir.join(format!("f{file}")),
+                format!("{} {file}\n", dir.display()),
+            )?;
         }
     }
     write(folder, "FROM scratch\nCOPY . /\n")?;
@@ -281,7 +309,9 @@ fn memory(folder: &Path) -> Result<Row> {
     let mut block = vec![0_u8; 1 << 20];
     for _ in 0..1024 {
         for word in block.chunks_exact_mut(8) {
-            state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
             word.copy_from_slice(&state.to_le_bytes());
         }
         big.write_all(&block)?;
@@ -290,13 +320,24 @@ fn memory(folder: &Path) -> Result<Row> {
     binary()?;
     let program = Program::new(&folder.join("store"), User::Same);
     let mut command = program.command(&["build", "--progress=quiet", "-t", "big", "context"]);
-    let mut child = command.current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+    let mut child = command
+        .current_dir(folder)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()?;
     let status = PathBuf::from(format!("/proc/{}/status", child.id()));
     let begun = Instant::now();
     let mut peak = 0_u64;
     let ended = loop {
         let text = fs::read_to_string(&status).unwrap_or_default();
-        let found = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")?.trim().parse().ok());
+        let found = text.lines().find_map(|line| {
+            line.strip_prefix("VmHWM:")?
+                .trim()
+                .strip_suffix(" kB")?
+                .trim()
+                .parse()
+                .ok()
+        });
         peak = peak.max(found.unwrap_or(0));
         if let Some(ended) = child.try_wait()? {
             break ended;
@@ -306,7 +347,11 @@ fn memory(folder: &Path) -> Result<Row> {
     ensure!(ended.success(), "the build failed");
     Ok(Row {
         what: "peak memory, a context file of 1 GiB, packed",
-        figure: format!("{:.0} MiB in {:.1} s", peak as f64 / 1024.0, begun.elapsed().as_secs_f64()),
+        figure: format!(
+            "{:.0} MiB in {:.1} s",
+            peak as f64 / 1024.0,
+            begun.elapsed().as_secs_f64()
+        ),
         goal: "at most 100 MiB",
         is_met: peak <= 100 << 10,
     })

@@ -56,7 +56,12 @@ impl Image {
             entry.read_to_end(&mut bytes)?;
             blobs.insert(name, bytes);
         }
-        Image::read(&|name| blobs.get(name).cloned().with_context(|| format!("no {name} in the archive")))
+        Image::read(&|name| {
+            blobs
+                .get(name)
+                .cloned()
+                .with_context(|| format!("no {name} in the archive"))
+        })
     }
 
     /// Reads the first image of an OCI layout directory.
@@ -69,9 +74,14 @@ impl Image {
 
     fn read(file: &dyn Fn(&str) -> Result<Vec<u8>>) -> Result<Image> {
         let blob = |descriptor: &Value| -> Result<Vec<u8>> {
-            let digest = descriptor["digest"].as_str().context("a descriptor has a digest")?;
+            let digest = descriptor["digest"]
+                .as_str()
+                .context("a descriptor has a digest")?;
             let bytes = file(&format!("blobs/{}", digest.replace(':', "/")))?;
-            let found = format!("sha256:{}", hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes)));
+            let found = format!(
+                "sha256:{}",
+                hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&bytes))
+            );
             if found != digest || descriptor["size"].as_u64() != Some(bytes.len() as u64) {
                 bail!("{digest} has {} bytes of digest {found}", bytes.len());
             }
@@ -102,9 +112,15 @@ impl Image {
                 Some("zstd") => plain = zstd::decode_all(&packed[..])?,
                 _ => plain = packed,
             }
-            let diff_id = format!("sha256:{}", hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&plain)));
+            let diff_id = format!(
+                "sha256:{}",
+                hex::encode(<sha2::Sha256 as sha2::Digest>::digest(&plain))
+            );
             if image.config["rootfs"]["diff_ids"][number].as_str() != Some(&diff_id) {
-                bail!("layer {number} has diff id {diff_id}, the config says {}", image.config["rootfs"]["diff_ids"]);
+                bail!(
+                    "layer {number} has diff id {diff_id}, the config says {}",
+                    image.config["rootfs"]["diff_ids"]
+                );
             }
             image.apply(&plain, number)?;
         }
@@ -122,13 +138,21 @@ impl Image {
             let path = shown.trim_end_matches('/').to_owned();
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
             if let Some(deleted) = name.strip_prefix(".wh.") {
-                let target = if folder.is_empty() { deleted.to_owned() } else { format!("{folder}/{deleted}") };
+                let target = if folder.is_empty() {
+                    deleted.to_owned()
+                } else {
+                    format!("{folder}/{deleted}")
+                };
                 let below = format!("{target}/");
-                self.tree.retain(|path, _| *path != target && !path.starts_with(&below));
+                self.tree
+                    .retain(|path, _| *path != target && !path.starts_with(&below));
                 continue;
             }
             let header = entry.header().clone();
-            let link = entry.link_name_bytes().map(|link| link.into_owned()).unwrap_or_default();
+            let link = entry
+                .link_name_bytes()
+                .map(|link| link.into_owned())
+                .unwrap_or_default();
             let kind = match header.entry_type() {
                 tar::EntryType::Directory => 'd',
                 tar::EntryType::Symlink => 'l',
@@ -137,7 +161,11 @@ impl Image {
                 tar::EntryType::Block => 'b',
                 tar::EntryType::Link => {
                     let target = String::from_utf8_lossy(&link).trim_start_matches('/').to_owned();
-                    let mut node = self.tree.get(&target).cloned().with_context(|| format!("hard link to {target}"))?;
+                    let mut node = self
+                        .tree
+                        .get(&target)
+                        .cloned()
+                        .with_context(|| format!("hard link to {target}"))?;
                     node.layer = layer;
                     self.tree.insert(path, node);
                     continue;
@@ -177,7 +205,11 @@ impl Image {
                 ('l', _) => format!(" -> {}", String::from_utf8_lossy(&node.content)),
                 _ => String::new(),
             };
-            let _ = writeln!(text, "{} {:04o} {}:{} /{path}{content}", node.kind, node.mode, node.owner.0, node.owner.1);
+            let _ = writeln!(
+                text,
+                "{} {:04o} {}:{} /{path}{content}",
+                node.kind, node.mode, node.owner.0, node.owner.1
+            );
         }
         text
     }
@@ -186,8 +218,16 @@ impl Image {
     pub fn history(&self) -> String {
         let mut text = String::new();
         for entry in self.config["history"].as_array().into_iter().flatten() {
-            let empty = if entry["empty_layer"] == true { " (empty)" } else { "" };
-            let _ = writeln!(text, "{}{empty}", entry["created_by"].as_str().unwrap_or_default());
+            let empty = if entry["empty_layer"] == true {
+                " (empty)"
+            } else {
+                ""
+            };
+            let _ = writeln!(
+                text,
+                "{}{empty}",
+                entry["created_by"].as_str().unwrap_or_default()
+            );
         }
         text
     }

@@ -14,11 +14,18 @@ pub struct Leftovers {
 impl Leftovers {
     /// Looks at the machine, as far as builds on `root` are concerned.
     pub fn look(root: &Path) -> Leftovers {
-        let files = ["ingest", "active"].iter().flat_map(|folder| names(root.join(folder))).collect();
+        let files = ["ingest", "active"]
+            .iter()
+            .flat_map(|folder| names(root.join(folder)))
+            .collect();
         let root = root.display().to_string();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         Leftovers {
-            mounts: mounts.lines().filter(|line| line.contains(&root)).map(str::to_owned).collect(),
+            mounts: mounts
+                .lines()
+                .filter(|line| line.contains(&root))
+                .map(str::to_owned)
+                .collect(),
             cgroups: cgroups(),
             namespaces: names("/run/netns"),
             processes: processes(&root),
@@ -44,7 +51,9 @@ impl Leftovers {
 
 fn names(folder: impl AsRef<Path>) -> BTreeSet<String> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// Groups of steps: below a group of ours, anywhere in the hierarchies.
@@ -74,13 +83,18 @@ fn cgroups() -> BTreeSet<String> {
 fn processes(root: &str) -> BTreeSet<String> {
     let mut found = BTreeSet::new();
     for entry in fs::read_dir("/proc").into_iter().flatten().flatten() {
-        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else { continue };
+        let Ok(pid) = entry.file_name().to_string_lossy().parse::<u32>() else {
+            continue;
+        };
         if pid == std::process::id() {
             continue;
         }
         let read = |name: &str| fs::read(entry.path().join(name)).unwrap_or_default();
         let texts = [read("environ"), read("cmdline")];
-        if texts.iter().any(|text| String::from_utf8_lossy(text).contains(root)) {
+        if texts
+            .iter()
+            .any(|text| String::from_utf8_lossy(text).contains(root))
+        {
             found.insert(format!("{pid} {}", String::from_utf8_lossy(&read("comm")).trim()));
         }
     }

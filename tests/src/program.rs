@@ -40,7 +40,10 @@ pub struct Output {
 
 /// The folder `fixtures` of the project.
 pub fn fixtures() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the crate lies in the project").join("fixtures")
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in the project")
+        .join("fixtures")
 }
 
 /// Whether the tests run as root.
@@ -61,7 +64,10 @@ pub fn tool(name: &str) -> bool {
 impl Program {
     /// The program with its store at `root`.
     pub fn new(root: &Path, user: User) -> Program {
-        Program { root: root.to_owned(), user }
+        Program {
+            root: root.to_owned(),
+            user,
+        }
     }
 
     /// Where the binary is: beside the tests, built by the same `cargo test`.
@@ -70,7 +76,10 @@ impl Program {
             return path.into();
         }
         let tests = std::env::current_exe().expect("a test has a path");
-        let folder = tests.parent().and_then(Path::parent).expect("tests lie in <profile>/deps");
+        let folder = tests
+            .parent()
+            .and_then(Path::parent)
+            .expect("tests lie in <profile>/deps");
         folder.join("builder")
     }
 
@@ -99,11 +108,24 @@ impl Program {
     ///
     /// # Errors
     /// It cannot be started, or hangs.
-    pub fn run(&self, folder: &Path, args: &[&str], env: &[(String, String)], stdin: &[u8]) -> Result<Output> {
+    pub fn run(
+        &self,
+        folder: &Path,
+        args: &[&str],
+        env: &[(String, String)],
+        stdin: &[u8],
+    ) -> Result<Output> {
         let mut command = self.command(args);
-        command.current_dir(folder).envs(env.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().with_context(|| format!("start {}", Program::binary().display()))?;
+        command
+            .current_dir(folder)
+            .envs(env.iter().map(|(name, value)| (name, value)));
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start {}", Program::binary().display()))?;
         let mut pipe = child.stdin.take().expect("it was asked for");
         let stdin = stdin.to_vec();
         let feeding = std::thread::spawn(move || {
@@ -138,7 +160,12 @@ impl Program {
     pub fn must(&self, folder: &Path, args: &[&str]) -> Result<Output> {
         let output = self.run(folder, args, &[], b"")?;
         if output.code != 0 {
-            bail!("builder {args:?} ended with {}:\n{}{}", output.code, output.stdout, output.stderr);
+            bail!(
+                "builder {args:?} ended with {}:\n{}{}",
+                output.code,
+                output.stdout,
+                output.stderr
+            );
         }
         Ok(output)
     }

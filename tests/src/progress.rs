@@ -42,18 +42,25 @@ impl Steps {
         let mut order: Vec<String> = Vec::new();
         let mut vertexes: BTreeMap<String, (String, bool, bool)> = BTreeMap::new();
         let mut steps = Steps::default();
-        for update in stderr.lines().filter_map(|line| serde_json::from_str::<Update>(line).ok()) {
+        for update in stderr
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Update>(line).ok())
+        {
             for vertex in update.vertexes {
                 if !vertexes.contains_key(&vertex.digest) {
                     order.push(vertex.digest.clone());
                 }
-                let entry = vertexes.entry(vertex.digest).or_insert((vertex.name, false, false));
+                let entry = vertexes
+                    .entry(vertex.digest)
+                    .or_insert((vertex.name, false, false));
                 entry.1 |= vertex.started.is_some();
                 entry.2 |= vertex.cached;
             }
             for log in update.logs {
                 let decoded = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, &log.data);
-                steps.logs.push_str(&String::from_utf8_lossy(&decoded.unwrap_or_default()));
+                steps
+                    .logs
+                    .push_str(&String::from_utf8_lossy(&decoded.unwrap_or_default()));
             }
         }
         for digest in order {

@@ -169,14 +169,26 @@ impl Scenario {
         let (root, out) = (place.path().join("root"), place.path().join("out"));
         fs::create_dir_all(&root)?;
         fs::create_dir_all(&out)?;
-        let user = if script.ordinary_user { User::Ordinary } else { User::Same };
+        let user = if script.ordinary_user {
+            User::Ordinary
+        } else {
+            User::Same
+        };
         if user == User::Ordinary {
             give_away(place.path())?;
         }
-        let case = Case { folder: &self.folder, dir, root: root.clone(), out, program: Program::new(&root, user) };
+        let case = Case {
+            folder: &self.folder,
+            dir,
+            root: root.clone(),
+            out,
+            program: Program::new(&root, user),
+        };
         let mut last: Option<Image> = None;
         for (number, build) in script.build.iter().enumerate() {
-            let image = case.build(build, last.as_ref()).with_context(|| format!("build {}", number + 1))?;
+            let image = case
+                .build(build, last.as_ref())
+                .with_context(|| format!("build {}", number + 1))?;
             last = image.or(last);
         }
         if let Some(image) = last {
@@ -213,8 +225,14 @@ impl Case<'_> {
         let archive = self.out.join("image.tar");
         let _ = fs::remove_file(&archive);
         let mut args = vec!["build".to_owned()];
-        args.push(format!("--progress={}", build.progress.as_deref().unwrap_or("rawjson")));
-        args.push(format!("--build-context=busybox=oci-layout://{}", fixtures().join("bases/busybox").display()));
+        args.push(format!(
+            "--progress={}",
+            build.progress.as_deref().unwrap_or("rawjson")
+        ));
+        args.push(format!(
+            "--build-context=busybox=oci-layout://{}",
+            fixtures().join("bases/busybox").display()
+        ));
         if build.dockerfile {
             args.extend(["-f".to_owned(), self.dir.join("Dockerfile").display().to_string()]);
         }
@@ -224,11 +242,27 @@ impl Case<'_> {
         args.extend(build.args.iter().map(|arg| self.fill(arg)));
         args.push(self.fill(build.context.as_deref().unwrap_or("{dir}/context")));
         let before_run = Leftovers::look(&self.root);
-        let env: Vec<_> = build.env.iter().map(|(name, value)| (name.clone(), self.fill(value))).collect();
+        let env: Vec<_> = build
+            .env
+            .iter()
+            .map(|(name, value)| (name.clone(), self.fill(value)))
+            .collect();
         let given: Vec<&str> = args.iter().map(String::as_str).collect();
-        let output = self.program.run(&self.dir, &given, &env, self.fill(&build.stdin).as_bytes())?;
-        let shown = || format!("code {}\n--- stdout\n{}--- stderr\n{}", output.code, output.stdout, output.stderr);
-        ensure!(output.code == build.fails.unwrap_or(0), "expected exit code {}: {}", build.fails.unwrap_or(0), shown());
+        let output = self
+            .program
+            .run(&self.dir, &given, &env, self.fill(&build.stdin).as_bytes())?;
+        let shown = || {
+            format!(
+                "code {}\n--- stdout\n{}--- stderr\n{}",
+                output.code, output.stdout, output.stderr
+            )
+        };
+        ensure!(
+            output.code == build.fails.unwrap_or(0),
+            "expected exit code {}: {}",
+            build.fails.unwrap_or(0),
+            shown()
+        );
         self.check_texts(build, &output).with_context(shown)?;
         let left = Leftovers::look(&self.root).since(&before_run);
         ensure!(left.is_empty(), "the build left behind: {left:?}");
@@ -249,13 +283,25 @@ impl Case<'_> {
     fn check_texts(&self, build: &Build, output: &Output) -> Result<()> {
         let steps = Steps::read(&output.stderr);
         if let Some(ran) = build.ran {
-            ensure!(steps.ran.len() == ran, "expected {ran} steps to run, these did: {:?}", steps.ran);
+            ensure!(
+                steps.ran.len() == ran,
+                "expected {ran} steps to run, these did: {:?}",
+                steps.ran
+            );
         }
         if let Some(cached) = build.cached {
-            ensure!(steps.cached.len() == cached, "expected {cached} cached steps: {:?}", steps.cached);
+            ensure!(
+                steps.cached.len() == cached,
+                "expected {cached} cached steps: {:?}",
+                steps.cached
+            );
         }
         for part in &build.logs {
-            ensure!(steps.logs.contains(part), "no step said {part:?}, but:\n{}", steps.logs);
+            ensure!(
+                steps.logs.contains(part),
+                "no step said {part:?}, but:\n{}",
+                steps.logs
+            );
         }
         for (parts, text) in [(&build.stderr, &output.stderr), (&build.stdout, &output.stdout)] {
             for part in parts {
@@ -272,8 +318,15 @@ impl Case<'_> {
         let args: Vec<String> = then.args.iter().map(|arg| self.fill(arg)).collect();
         let given: Vec<&str> = args.iter().map(String::as_str).collect();
         let output = self.program.run(&self.dir, &given, &[], b"")?;
-        let shown = format!("builder {args:?}: code {}\n{}{}", output.code, output.stdout, output.stderr);
-        ensure!(output.code == then.code, "expected exit code {}: {shown}", then.code);
+        let shown = format!(
+            "builder {args:?}: code {}\n{}{}",
+            output.code, output.stdout, output.stderr
+        );
+        ensure!(
+            output.code == then.code,
+            "expected exit code {}: {shown}",
+            then.code
+        );
         for (parts, text) in [(&then.stdout, &output.stdout), (&then.stderr, &output.stderr)] {
             for part in parts {
                 ensure!(text.contains(part.as_str()), "missing {part:?}: {shown}");
@@ -283,7 +336,12 @@ impl Case<'_> {
     }
 
     fn compare(&self, image: &Image) -> Result<()> {
-        let first = usize::from(image.layers.first().is_some_and(|layer| layer.iter().any(|path| path == "bin/busybox")));
+        let first = usize::from(
+            image
+                .layers
+                .first()
+                .is_some_and(|layer| layer.iter().any(|path| path == "bin/busybox")),
+        );
         self.compare_text("tree.txt", &image.listing(first))?;
         self.compare_text("history.txt", &image.history())?;
         let expected = self.folder.join("expected/config.json");
@@ -307,18 +365,32 @@ impl Case<'_> {
             return Ok(());
         }
         let wanted = fs::read_to_string(&path)?;
-        ensure!(wanted == found, "{name} differs\n--- expected\n{wanted}--- found\n{found}");
+        ensure!(
+            wanted == found,
+            "{name} differs\n--- expected\n{wanted}--- found\n{found}"
+        );
         Ok(())
     }
 }
 
 fn check_image(build: &Build, image: &Image, before: Option<&Image>) -> Result<()> {
     if let Some(layers) = build.layers {
-        ensure!(image.layers.len() == layers, "expected {layers} layers: {:?}", image.layers);
+        ensure!(
+            image.layers.len() == layers,
+            "expected {layers} layers: {:?}",
+            image.layers
+        );
     }
     for (path, text) in &build.files {
-        let node = image.tree.get(path).with_context(|| format!("no /{path} in:\n{}", image.listing(0)))?;
-        ensure!(node.content == text.as_bytes(), "/{path} holds {:?}", String::from_utf8_lossy(&node.content));
+        let node = image
+            .tree
+            .get(path)
+            .with_context(|| format!("no /{path} in:\n{}", image.listing(0)))?;
+        ensure!(
+            node.content == text.as_bytes(),
+            "/{path} holds {:?}",
+            String::from_utf8_lossy(&node.content)
+        );
     }
     for path in &build.absent {
         ensure!(!image.tree.contains_key(path), "/{path} must not be in the image");
@@ -326,7 +398,13 @@ fn check_image(build: &Build, image: &Image, before: Option<&Image>) -> Result<(
     if build.same_image {
         let before = before.context("there was a build before")?;
         if image.digest != before.digest {
-            bail!("image {} differs from {}:\n{}\n{}", image.digest, before.digest, image.config, before.config);
+            bail!(
+                "image {} differs from {}:\n{}\n{}",
+                image.digest,
+                before.digest,
+                image.config,
+                before.config
+            );
         }
     }
     Ok(())
@@ -351,7 +429,13 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 
 /// Makes everything belong to the ordinary user, and the way there passable.
 fn give_away(folder: &Path) -> Result<()> {
-    let status = std::process::Command::new("chown").args(["-R", "builder-test:"]).arg(folder).status()?;
-    ensure!(status.success(), "chown to builder-test failed: does the user exist?");
+    let status = std::process::Command::new("chown")
+        .args(["-R", "builder-test:"])
+        .arg(folder)
+        .status()?;
+    ensure!(
+        status.success(),
+        "chown to builder-test failed: does the user exist?"
+    );
     Ok(())
 }

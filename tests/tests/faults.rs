@@ -21,7 +21,10 @@ RUN rm /all
 ";
 
 fn place() -> (tempfile::TempDir, Vec<String>) {
-    let place = tempfile::Builder::new().prefix("builder-fault-").tempdir().expect("a temporary folder");
+    let place = tempfile::Builder::new()
+        .prefix("builder-fault-")
+        .tempdir()
+        .expect("a temporary folder");
     fs::create_dir(place.path().join("context")).expect("made");
     fs::write(place.path().join("context/Dockerfile"), DOCKERFILE).expect("written");
     fs::write(place.path().join("context/f"), "x".repeat(100_000)).expect("written");
@@ -32,7 +35,10 @@ fn place() -> (tempfile::TempDir, Vec<String>) {
         format!("--build-context=busybox=oci-layout://{}", base.display()),
         "--build-arg=SOURCE_DATE_EPOCH=1700000000".to_owned(),
         "-o".to_owned(),
-        format!("type=oci,dest={},rewrite-timestamp=true", place.path().join("image.tar").display()),
+        format!(
+            "type=oci,dest={},rewrite-timestamp=true",
+            place.path().join("image.tar").display()
+        ),
         place.path().join("context").display().to_string(),
     ];
     (place, args.to_vec())
@@ -81,12 +87,25 @@ fn a_build_killed_at_any_moment_changes_nothing_for_the_next() {
         child.kill().expect("killed");
         child.wait().expect("collected");
         let left = settled(&root, &before);
-        assert!(left.is_empty(), "killed after {} ms, the build left behind {left:?}", round * 7);
+        assert!(
+            left.is_empty(),
+            "killed after {} ms, the build left behind {left:?}",
+            round * 7
+        );
         if round % 6 == 5 {
-            assert_eq!(digest_of(&program, place.path(), &args), expected, "after kill {round}");
+            assert_eq!(
+                digest_of(&program, place.path(), &args),
+                expected,
+                "after kill {round}"
+            );
             let clean = Leftovers::look(&root).since(&before);
-            assert!(clean.is_empty(), "the build after kill {round} left behind {clean:?}");
-            program.must(place.path(), &["prune", "-f", "--all"]).expect("prune works");
+            assert!(
+                clean.is_empty(),
+                "the build after kill {round} left behind {clean:?}"
+            );
+            program
+                .must(place.path(), &["prune", "-f", "--all"])
+                .expect("prune works");
         }
     }
 }
@@ -95,13 +114,20 @@ fn a_build_killed_at_any_moment_changes_nothing_for_the_next() {
 fn a_cancelled_build_leaves_nothing_and_says_so() {
     let (place, mut args) = place();
     let root = place.path().join("root");
-    fs::write(place.path().join("context/Dockerfile"), "FROM busybox\nRUN sleep 300 & sleep 301\n").expect("written");
+    fs::write(
+        place.path().join("context/Dockerfile"),
+        "FROM busybox\nRUN sleep 300 & sleep 301\n",
+    )
+    .expect("written");
     let program = Program::new(&root, User::Same);
     let before = Leftovers::look(&root);
     args.retain(|arg| arg != "-o" && !arg.starts_with("type=oci"));
     let given: Vec<&str> = args.iter().map(String::as_str).collect();
     let mut command = program.command(&given);
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
     let child = command.spawn().expect("the program starts");
     let pid = rustix::process::Pid::from_child(&child);
     let begun = Instant::now();
@@ -111,10 +137,18 @@ fn a_cancelled_build_leaves_nothing_and_says_so() {
     }
     rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("signalled");
     let output = child.wait_with_output().expect("it ends");
-    assert_eq!(output.status.code(), Some(130), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(
+        output.status.code(),
+        Some(130),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     let left = Leftovers::look(&root).since(&before);
     assert!(left.is_empty(), "the cancelled build left behind {left:?}");
-    assert!(!is_running("sleep\u{0}300") && !is_running("sleep\u{0}301"), "a process of the step lives on");
+    assert!(
+        !is_running("sleep\u{0}300") && !is_running("sleep\u{0}301"),
+        "a process of the step lives on"
+    );
 }
 
 fn is_running(command: &str) -> bool {
@@ -129,7 +163,10 @@ fn two_builds_at_once_on_one_root_both_succeed() {
     let (place, args) = place();
     let root = place.path().join("root");
     let program = Program::new(&root, User::Same);
-    let args: Vec<String> = args.into_iter().filter(|arg| arg != "-o" && !arg.starts_with("type=oci")).collect();
+    let args: Vec<String> = args
+        .into_iter()
+        .filter(|arg| arg != "-o" && !arg.starts_with("type=oci"))
+        .collect();
     std::thread::scope(|scope| {
         let builds: Vec<_> = (0..4)
             .map(|number| {

@@ -32,5 +32,10 @@ fn every_scenario_comes_out_as_it_says() {
         }
     });
     let failed = failed.into_inner().expect("no panic holds it");
-    assert!(failed.is_empty(), "{} of {} scenarios failed: {failed:#?}", failed.len(), cases.len());
+    assert!(
+        failed.is_empty(),
+        "{} of {} scenarios failed: {failed:#?}",
+        failed.len(),
+        cases.len()
+    );
 }

@@ -50,7 +50,10 @@ pub enum ArchiveError {
 
 impl ArchiveError {
     fn io(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> ArchiveError {
-        move |source| ArchiveError::Io { doing: doing.into(), source }
+        move |source| ArchiveError::Io {
+            doing: doing.into(),
+            source,
+        }
     }
 }
 

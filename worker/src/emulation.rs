@@ -17,7 +17,10 @@ pub(crate) fn check(wanted: &Platform) -> Result<(), NoEmulator> {
     if wanted.satisfies(&host) || has_handler(&wanted.architecture) {
         return Ok(());
     }
-    Err(NoEmulator { host, wanted: wanted.clone() })
+    Err(NoEmulator {
+        host,
+        wanted: wanted.clone(),
+    })
 }
 
 fn has_handler(architecture: &str) -> bool {

@@ -22,9 +22,9 @@ pub mod export;
 pub mod explain;
 
 pub use meter::SinkMeter;
+pub use network::resolv_conf;
+pub use ops::exec::ExitError;
 pub use source::git::GitError;
 pub use source::http::HttpError;
 pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};
-pub use ops::exec::ExitError;
-pub use network::resolv_conf;
 pub use worker::{Entitlements, Options, Session, Worker};

@@ -16,7 +16,10 @@ pub struct SinkMeter {
 impl SinkMeter {
     /// Reports to `sink`.
     pub fn new(sink: Sink) -> Arc<dyn Meter> {
-        Arc::new(SinkMeter { sink, going: Mutex::default() })
+        Arc::new(SinkMeter {
+            sink,
+            going: Mutex::default(),
+        })
     }
 }
 
@@ -24,7 +27,10 @@ impl Meter for SinkMeter {
     fn transferred(&self, digest: &Digest, current: u64, total: u64, done: bool) {
         let mut going = self.going.lock();
         let key = (*digest, false);
-        going.entry(key).or_insert_with(|| self.sink.begin(digest.to_string(), "downloading")).set(current, total);
+        going
+            .entry(key)
+            .or_insert_with(|| self.sink.begin(digest.to_string(), "downloading"))
+            .set(current, total);
         if done {
             going.remove(&key);
         }
@@ -35,7 +41,11 @@ impl Meter for SinkMeter {
         let key = (*digest, true);
         match done {
             true => drop(going.remove(&key)),
-            false => drop(going.entry(key).or_insert_with(|| self.sink.begin(format!("extracting {digest}"), "extract"))),
+            false => drop(
+                going
+                    .entry(key)
+                    .or_insert_with(|| self.sink.begin(format!("extracting {digest}"), "extract")),
+            ),
         }
     }
 }

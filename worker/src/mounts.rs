@@ -71,7 +71,9 @@ pub(crate) struct Preparing<'a> {
 impl Preparing<'_> {
     /// Prepares all mounts of `op`.
     pub(crate) async fn prepare(&self, op: &ExecOp) -> Result<Prepared, OpError> {
-        let root = op.root().ok_or_else(|| OpError::user("an exec op without a root mount"))?;
+        let root = op
+            .root()
+            .ok_or_else(|| OpError::user("an exec op without a root mount"))?;
         let mut prepared = Prepared {
             root: spec::Root::Overlay(spec::Overlay::default()),
             mounts: Vec::new(),
@@ -95,7 +97,10 @@ impl Preparing<'_> {
         others.sort_by(|a, b| a.0.cmp(&b.0));
         for (target, mount) in others {
             if target == "/" {
-                return Err(OpError::user(format!("mount target {:?} is the root", mount.dest)));
+                return Err(OpError::user(format!(
+                    "mount target {:?} is the root",
+                    mount.dest
+                )));
             }
             self.mount(target, mount, &op.meta.args, &mut prepared).await?;
         }
@@ -106,7 +111,11 @@ impl Preparing<'_> {
         match mount.input {
             None => Ok(self.worker.cache.scratch()),
             Some(index) => self.inputs.get(index as usize).cloned().ok_or_else(|| {
-                OpError::user(format!("mount {} has input {index} of {}", mount.dest, self.inputs.len()))
+                OpError::user(format!(
+                    "mount {} has input {index} of {}",
+                    mount.dest,
+                    self.inputs.len()
+                ))
             }),
         }
     }
@@ -123,8 +132,15 @@ impl Preparing<'_> {
         if mount.output.is_some() {
             input = input.persist(&self.meter).await.map_err(cache_error)?;
         }
-        let directories = self.ctx.unless_canceled(input.directories(&self.meter)).await?.map_err(cache_error)?;
-        let mut overlay = spec::Overlay { lowers: directories.into_iter().rev().collect(), upper: None };
+        let directories = self
+            .ctx
+            .unless_canceled(input.directories(&self.meter))
+            .await?
+            .map_err(cache_error)?;
+        let mut overlay = spec::Overlay {
+            lowers: directories.into_iter().rev().collect(),
+            upper: None,
+        };
         if mount.readonly && !is_root {
             if let Some(output) = mount.output {
                 prepared.outputs.insert(output, Output::Unchanged(input.clone()));
@@ -134,9 +150,14 @@ impl Preparing<'_> {
         let info = RecordInfo::new(format!("mount {} from exec {}", mount.dest, args.join(" ")));
         let written = self.worker.cache.new_mutable(&input, info).map_err(cache_error)?;
         take_attributes(&overlay.lowers, &written.upper()).map_err(OpError::environment)?;
-        overlay.upper = Some(spec::Upper { dir: written.upper(), work: written.work() });
+        overlay.upper = Some(spec::Upper {
+            dir: written.upper(),
+            work: written.work(),
+        });
         match mount.output {
-            Some(output) if !mount.readonly => drop(prepared.outputs.insert(output, Output::Written(written))),
+            Some(output) if !mount.readonly => {
+                drop(prepared.outputs.insert(output, Output::Written(written)))
+            }
             Some(output) => {
                 prepared.outputs.insert(output, Output::Unchanged(input.clone()));
                 prepared.scratch.push(written);
@@ -157,7 +178,10 @@ impl Preparing<'_> {
         let source = match &mount.kind {
             MountKind::Bind => {
                 let (overlay, _) = self.overlay(mount, false, args, prepared).await?;
-                spec::Source::Overlay { overlay, subpath: mount.selector.clone() }
+                spec::Source::Overlay {
+                    overlay,
+                    subpath: mount.selector.clone(),
+                }
             }
             MountKind::Cache(cache) => {
                 let sharing = match cache.sharing {
@@ -166,26 +190,46 @@ impl Preparing<'_> {
                     CacheSharing::Locked => Sharing::Locked,
                 };
                 let path = self.cache_directory(&cache.id, sharing, mount, prepared).await?;
-                spec::Source::Bind { path, subpath: String::new() }
+                spec::Source::Bind {
+                    path,
+                    subpath: String::new(),
+                }
             }
             MountKind::Tmpfs { size } => {
                 flags.nosuid = true;
-                spec::Source::Tmpfs { size_bytes: u64::try_from(*size).ok().filter(|size| *size > 0), mode: 0o1777 }
+                spec::Source::Tmpfs {
+                    size_bytes: u64::try_from(*size).ok().filter(|size| *size > 0),
+                    mode: 0o1777,
+                }
             }
             MountKind::Secret(secret) => match self.secret(secret).await? {
                 None => return Ok(()),
                 Some(file) => {
-                    flags = spec::MountFlags { nosuid: true, nodev: true, noexec: file.mode & 0o111 == 0 };
+                    flags = spec::MountFlags {
+                        nosuid: true,
+                        nodev: true,
+                        noexec: file.mode & 0o111 == 0,
+                    };
                     spec::Source::Secret(file)
                 }
             },
             MountKind::Ssh(ssh) => match self.agent(ssh, prepared).await? {
                 None => return Ok(()),
-                Some(path) => spec::Source::Socket { path, uid: ssh.uid, gid: ssh.gid, mode: ssh.mode & 0o777 },
+                Some(path) => spec::Source::Socket {
+                    path,
+                    uid: ssh.uid,
+                    gid: ssh.gid,
+                    mode: ssh.mode & 0o777,
+                },
             },
         };
         let readonly = mount.readonly || matches!(mount.kind, MountKind::Secret(_));
-        prepared.mounts.push(spec::Mount { target, source, readonly, flags });
+        prepared.mounts.push(spec::Mount {
+            target,
+            source,
+            readonly,
+            flags,
+        });
         Ok(())
     }
 
@@ -219,7 +263,12 @@ impl Preparing<'_> {
     }
 
     async fn secret(&self, secret: &SecretMount) -> Result<Option<spec::SecretFile>, OpError> {
-        let found = self.session.caller().secret(&secret.id).await.map_err(OpError::user)?;
+        let found = self
+            .session
+            .caller()
+            .secret(&secret.id)
+            .await
+            .map_err(OpError::user)?;
         match found {
             Some(bytes) => Ok(Some(spec::SecretFile {
                 content: bytes.expose().to_vec(),
@@ -233,12 +282,20 @@ impl Preparing<'_> {
     }
 
     async fn agent(&self, ssh: &SshMount, prepared: &mut Prepared) -> Result<Option<PathBuf>, OpError> {
-        let agent = match self.session.caller().ssh_agent(&ssh.id).await.map_err(OpError::user)? {
+        let agent = match self
+            .session
+            .caller()
+            .ssh_agent(&ssh.id)
+            .await
+            .map_err(OpError::user)?
+        {
             Some(agent) => agent,
             None if ssh.optional => return Ok(None),
             None => {
                 let id = if ssh.id.is_empty() { "default" } else { &ssh.id };
-                return Err(OpError::user(format!("no SSH key {id:?} forwarded from the client")));
+                return Err(OpError::user(format!(
+                    "no SSH key {id:?} forwarded from the client"
+                )));
             }
         };
         let written = self.worker.cache.root().join("active");
@@ -256,7 +313,10 @@ impl Preparing<'_> {
                 });
             }
         });
-        prepared.relays.push(Relay { path: path.clone(), task });
+        prepared.relays.push(Relay {
+            path: path.clone(),
+            task,
+        });
         Ok(Some(path))
     }
 }
@@ -264,7 +324,13 @@ impl Preparing<'_> {
 impl Prepared {
     /// Ends what was prepared: what is written and asked for becomes refs, in the order of the outputs.
     pub(crate) fn commit(self) -> Result<Vec<ImmutableRef>, OpError> {
-        let Prepared { outputs, caches, scratch, relays, .. } = self;
+        let Prepared {
+            outputs,
+            caches,
+            scratch,
+            relays,
+            ..
+        } = self;
         drop((caches, scratch, relays));
         outputs
             .into_values()
@@ -278,7 +344,11 @@ impl Prepared {
 
 /// A target as an absolute path without `.` and `..`.
 fn joined(cwd: &str, target: &str) -> String {
-    let whole = if target.starts_with('/') { target.to_owned() } else { format!("{cwd}/{target}") };
+    let whole = if target.starts_with('/') {
+        target.to_owned()
+    } else {
+        format!("{cwd}/{target}")
+    };
     let mut parts: Vec<&str> = Vec::new();
     for part in whole.split('/') {
         match part {

@@ -34,7 +34,9 @@ pub fn resolv_conf(is_host_network: bool) -> Vec<u8> {
 
 fn server(line: &str) -> Option<&str> {
     let mut words = line.split_whitespace();
-    (words.next() == Some("nameserver")).then(|| words.next()).flatten()
+    (words.next() == Some("nameserver"))
+        .then(|| words.next())
+        .flatten()
 }
 
 fn filtered(text: &str, is_host_network: bool) -> String {
@@ -43,7 +45,10 @@ fn filtered(text: &str, is_host_network: bool) -> String {
         _ => true,
     };
     let mut kept: Vec<&str> = text.lines().filter(is_reachable).collect();
-    let fallback: Vec<String> = FALLBACK_SERVERS.iter().map(|server| format!("nameserver {server}")).collect();
+    let fallback: Vec<String> = FALLBACK_SERVERS
+        .iter()
+        .map(|server| format!("nameserver {server}"))
+        .collect();
     if !kept.iter().any(|line| server(line).is_some()) {
         kept.extend(fallback.iter().map(String::as_str));
     }
@@ -57,11 +62,27 @@ mod tests {
     #[test]
     fn servers_a_step_cannot_reach_are_left_out() {
         for (text, is_host, expected) in [
-            ("nameserver 10.0.0.1\nsearch x\n", false, "nameserver 10.0.0.1\nsearch x\n"),
-            ("nameserver 127.0.0.1\nnameserver 1.1.1.1\n", false, "nameserver 1.1.1.1\n"),
+            (
+                "nameserver 10.0.0.1\nsearch x\n",
+                false,
+                "nameserver 10.0.0.1\nsearch x\n",
+            ),
+            (
+                "nameserver 127.0.0.1\nnameserver 1.1.1.1\n",
+                false,
+                "nameserver 1.1.1.1\n",
+            ),
             ("nameserver 127.0.0.1\n", true, "nameserver 127.0.0.1\n"),
-            ("search x\n", false, "search x\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
-            ("nameserver ::1\n", false, "nameserver 8.8.8.8\nnameserver 8.8.4.4\n"),
+            (
+                "search x\n",
+                false,
+                "search x\nnameserver 8.8.8.8\nnameserver 8.8.4.4\n",
+            ),
+            (
+                "nameserver ::1\n",
+                false,
+                "nameserver 8.8.8.8\nnameserver 8.8.4.4\n",
+            ),
         ] {
             assert_eq!(filtered(text, is_host), expected, "{text:?}");
         }
@@ -69,8 +90,14 @@ mod tests {
 
     #[test]
     fn hosts_name_the_step_and_what_was_added() {
-        let extra = [HostIp { host: "db".into(), ip: "10.0.0.2".into() }];
+        let extra = [HostIp {
+            host: "db".into(),
+            ip: "10.0.0.2".into(),
+        }];
         let text = String::from_utf8(hosts("me", &extra)).expect("text");
-        assert_eq!(text, "127.0.0.1\tlocalhost me\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.2\tdb\n");
+        assert_eq!(
+            text,
+            "127.0.0.1\tlocalhost me\n::1\tlocalhost ip6-localhost ip6-loopback\n10.0.0.2\tdb\n"
+        );
     }
 }

@@ -37,21 +37,36 @@ pub(crate) fn find_user(view: &View, text: &str) -> Result<RunUser, UserError> {
         None => (text, None),
     };
     let accounts = passwd(view)?;
-    let number = if name.is_empty() { Some(0) } else { name.parse::<u32>().ok() };
-    let by_name = accounts.iter().find(|account| !name.is_empty() && account.name == name);
+    let number = if name.is_empty() {
+        Some(0)
+    } else {
+        name.parse::<u32>().ok()
+    };
+    let by_name = accounts
+        .iter()
+        .find(|account| !name.is_empty() && account.name == name);
     let account = by_name.or_else(|| accounts.iter().find(|account| Some(account.uid) == number));
     let uid = match (account, number) {
         (Some(account), _) => account.uid,
         (None, Some(number)) if number <= MAX_ID => number,
         _ => return Err(UserError::NoUser(name.to_owned())),
     };
-    let home = account.map(|account| account.home.clone()).filter(|home| !home.is_empty());
-    let mut user = User { uid, gid: account.map_or(0, |account| account.gid), groups: Vec::new() };
+    let home = account
+        .map(|account| account.home.clone())
+        .filter(|home| !home.is_empty());
+    let mut user = User {
+        uid,
+        gid: account.map_or(0, |account| account.gid),
+        groups: Vec::new(),
+    };
     match group {
         Some(group) if !group.is_empty() => user.gid = find_group(view, group)?,
         _ => user.groups = groups_of(view, account)?,
     }
-    Ok(RunUser { user, home: home.unwrap_or_else(|| "/".to_owned()) })
+    Ok(RunUser {
+        user,
+        home: home.unwrap_or_else(|| "/".to_owned()),
+    })
 }
 
 /// The greatest id there may be; what is above could turn into root where ids are 32 bits signed.
@@ -69,8 +84,12 @@ fn find_group(view: &View, name: &str) -> Result<u32, UserError> {
 }
 
 fn groups_of(view: &View, account: Option<&Account>) -> Result<Vec<u32>, UserError> {
-    let Some(account) = account else { return Ok(Vec::new()) };
+    let Some(account) = account else {
+        return Ok(Vec::new());
+    };
     let listed = groups(view)?;
-    let mine = listed.iter().filter(|group| group.members.contains(&account.name) && group.gid != account.gid);
+    let mine = listed
+        .iter()
+        .filter(|group| group.members.contains(&account.name) && group.gid != account.gid);
     Ok(mine.map(|group| group.gid).collect())
 }

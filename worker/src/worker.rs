@@ -11,15 +11,15 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use async_trait::async_trait;
 use cache::{Cache, Origin, RemoteError, Remotes};
+use llb::op::NetMode;
 use oci::{Descriptor, Platform, Reference};
 use parking_lot::Mutex;
 use registry::{Credential, CredentialError, Credentials, Password, Registry};
-use session::{Caller, RegistryCredential};
-use llb::op::NetMode;
+use sandbox::network::{Lease, Networks};
 use sandbox::{Exit, Process, Spec, Stdio, spec};
+use session::{Caller, RegistryCredential};
 use solver::progress::Sink;
 use solver::{OpContext, OpError};
-use sandbox::network::{Lease, Networks};
 
 use crate::executor::{Executor, RunError};
 use tokio::io::AsyncRead;
@@ -37,7 +37,10 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { oci_runtime: None, platform: Platform::host() }
+        Self {
+            oci_runtime: None,
+            platform: Platform::host(),
+        }
     }
 }
 
@@ -69,7 +72,10 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Worker {
     /// A worker on `cache`, which speaks to registries by `registry`.
     pub fn new(cache: Cache, registry: Registry, options: Options) -> Arc<Worker> {
-        let origins = Arc::new(Origins { registry: registry.clone(), sessions: Mutex::default() });
+        let origins = Arc::new(Origins {
+            registry: registry.clone(),
+            sessions: Mutex::default(),
+        });
         cache.set_remotes(origins.clone());
         Arc::new_cyclic(|me| Worker {
             cache,
@@ -100,7 +106,12 @@ impl Worker {
     ///
     /// # Errors
     /// Those of the sandbox.
-    pub fn start(&self, spec: &Spec, stdio: Stdio, network: Option<&Lease>) -> Result<Process, sandbox::Error> {
+    pub fn start(
+        &self,
+        spec: &Spec,
+        stdio: Stdio,
+        network: Option<&Lease>,
+    ) -> Result<Process, sandbox::Error> {
         self.executor.start(spec, stdio, network.map(AsFd::as_fd))
     }
 
@@ -120,9 +131,14 @@ impl Worker {
                 Ok(Err(error)) => chain(&error),
                 Err(error) => error.to_string(),
             };
-            let said = format!("steps share the network of this machine, as they can have none of their own: {fault}");
+            let said = format!(
+                "steps share the network of this machine, as they can have none of their own: {fault}"
+            );
             if self.network_fault.set(fault).is_ok() {
-                progress.warn(solver::progress::Warning { short: said, ..solver::progress::Warning::default() });
+                progress.warn(solver::progress::Warning {
+                    short: said,
+                    ..solver::progress::Warning::default()
+                });
             }
         }
         (None, spec::Network::Host)
@@ -141,23 +157,37 @@ impl Worker {
         ctx: &OpContext,
     ) -> Result<(Exit, Vec<String>), RunError> {
         if let Some(runtime) = &self.options.oci_runtime {
-            let bundle = self.cache.work_dir().map_err(|cause| RunError::Bundle(cause.into()))?;
-            return self.executor.run_by(runtime, spec, bundle, ctx.progress.clone(), &ctx.cancel).await;
+            let bundle = self
+                .cache
+                .work_dir()
+                .map_err(|cause| RunError::Bundle(cause.into()))?;
+            return self
+                .executor
+                .run_by(runtime, spec, bundle, ctx.progress.clone(), &ctx.cancel)
+                .await;
         }
-        self.executor.run(spec, network, ctx.progress.clone(), &ctx.cancel).await
+        self.executor
+            .run(spec, network, ctx.progress.clone(), &ctx.cancel)
+            .await
     }
 
     /// The registry client that shows a session's credentials.
     pub(crate) fn registry_for(&self, session: &Session) -> Registry {
-        session.registry.get_or_init(|| {
-            self.registry.with_credentials(Arc::new(SessionCredentials(session.caller.clone())))
-        })
-        .clone()
+        session
+            .registry
+            .get_or_init(|| {
+                self.registry
+                    .with_credentials(Arc::new(SessionCredentials(session.caller.clone())))
+            })
+            .clone()
     }
 
     /// Remembers which session can fetch what an image is made of.
     pub(crate) fn remember_origin(&self, origin: &Origin, registry: &Registry) {
-        self.origins.sessions.lock().insert(origin.0.clone(), registry.clone());
+        self.origins
+            .sessions
+            .lock()
+            .insert(origin.0.clone(), registry.clone());
     }
 
     /// What was asked of registries so far.
@@ -188,7 +218,13 @@ pub struct Entitlements {
 impl Session {
     /// The session of `caller`, which holds what it uses in `cache` until it is dropped.
     pub fn new(caller: Arc<dyn Caller>, cache: &Cache, entitlements: Entitlements) -> Session {
-        Session { caller, registry: std::sync::OnceLock::new(), entitlements, notes: <_>::default(), _lease: cache.lease() }
+        Session {
+            caller,
+            registry: std::sync::OnceLock::new(),
+            entitlements,
+            notes: <_>::default(),
+            _lease: cache.lease(),
+        }
     }
 
     /// Who asked for the build.
@@ -211,7 +247,8 @@ impl Session {
     /// # Errors
     /// An op was called for a job without a session: a mistake of this program.
     pub fn of(ctx: &OpContext) -> Result<Arc<Session>, OpError> {
-        ctx.group::<Session>().ok_or_else(|| OpError::internal("the job of this step has no session"))
+        ctx.group::<Session>()
+            .ok_or_else(|| OpError::internal("the job of this step has no session"))
     }
 }
 
@@ -222,16 +259,21 @@ struct SessionCredentials(Arc<dyn Caller>);
 impl Credentials for SessionCredentials {
     async fn credentials(&self, host: &str) -> Result<Option<Credential>, CredentialError> {
         // Clients keep the credentials of Docker Hub under the name users know.
-        let host = if host == "registry-1.docker.io" { oci::DOCKER_HUB } else { host };
+        let host = if host == "registry-1.docker.io" {
+            oci::DOCKER_HUB
+        } else {
+            host
+        };
         let text = |secret: &session::Secret| -> Result<Password, CredentialError> {
             let text = secret.expose_text().ok_or("the password is no text")?;
             Ok(Password::new(text))
         };
         Ok(match self.0.credentials(host).await? {
             None => None,
-            Some(RegistryCredential::Basic { username, secret }) => {
-                Some(Credential::Basic { username, secret: text(&secret)? })
-            }
+            Some(RegistryCredential::Basic { username, secret }) => Some(Credential::Basic {
+                username,
+                secret: text(&secret)?,
+            }),
             Some(RegistryCredential::IdentityToken(token)) => Some(Credential::IdentityToken(text(&token)?)),
         })
     }

@@ -23,8 +23,14 @@ struct Fixture {
 }
 
 fn session(fixture: &Fixture, layout: Option<&Path>) -> Session {
-    let oci_layouts = layout.map(|path| ("base".to_owned(), path.to_owned())).into_iter().collect();
-    let options = LocalOptions { oci_layouts, ..LocalOptions::default() };
+    let oci_layouts = layout
+        .map(|path| ("base".to_owned(), path.to_owned()))
+        .into_iter()
+        .collect();
+    let options = LocalOptions {
+        oci_layouts,
+        ..LocalOptions::default()
+    };
     let caller = Arc::new(LocalCaller::new(SessionId::new("test"), options));
     Session::new(caller, &fixture.worker.cache, Entitlements::default())
 }
@@ -33,12 +39,20 @@ fn fixture() -> Fixture {
     let folder = tempfile::tempdir().expect("a directory");
     let cache = Cache::open(&folder.path().join("root"), cache::Options::default()).expect("a store");
     let registry = Registry::new(HostsConfig::default(), Arc::new(NoCredentials)).expect("a client");
-    Fixture { worker: Worker::new(cache, registry, Options::default()), folder }
+    Fixture {
+        worker: Worker::new(cache, registry, Options::default()),
+        folder,
+    }
 }
 
 fn sink() -> Sink {
     let digest = oci::Digest::of(b"test");
-    Sink::silent(Arc::new(VertexInfo { digest, inputs: Vec::new(), name: "test".into(), group: None }))
+    Sink::silent(Arc::new(VertexInfo {
+        digest,
+        inputs: Vec::new(),
+        name: "test".into(),
+        group: None,
+    }))
 }
 
 /// A layer with one file above `parent`.
@@ -49,7 +63,9 @@ fn layer(cache: &Cache, parent: &ImmutableRef, name: &str, text: &str, mtime: i6
     entry.mtime = tree::Timestamp::from_secs(mtime);
     tar.add(&entry, text.as_bytes()).expect("an entry");
     let (ingest, made) = tar.finish().expect("a layer");
-    cache.add_tar_layer(parent, ingest, made, RecordInfo::new(name)).expect("a ref")
+    cache
+        .add_tar_layer(parent, ingest, made, RecordInfo::new(name))
+        .expect("a ref")
 }
 
 fn source(result: ImmutableRef, epoch: Option<i64>) -> Source {
@@ -63,13 +79,27 @@ fn source(result: ImmutableRef, epoch: Option<i64>) -> Source {
         base_config: None,
         epoch,
     }];
-    Source { platforms, is_index: false }
+    Source {
+        platforms,
+        is_index: false,
+    }
 }
 
-async fn give(fixture: &Fixture, kind: Exporter, attrs: &[(&str, &str)], dest: Option<Dest>, source: &Source) -> Done {
-    let attrs: BTreeMap<_, _> = attrs.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+async fn give(
+    fixture: &Fixture,
+    kind: Exporter,
+    attrs: &[(&str, &str)],
+    dest: Option<Dest>,
+    source: &Source,
+) -> Done {
+    let attrs: BTreeMap<_, _> = attrs
+        .iter()
+        .map(|(name, value)| ((*name).into(), (*value).into()))
+        .collect();
     let request = Request { kind, attrs, dest };
-    export(&fixture.worker, &session(fixture, None), request, source, &sink()).await.expect("an export")
+    export(&fixture.worker, &session(fixture, None), request, source, &sink())
+        .await
+        .expect("an export")
 }
 
 fn two_layers(cache: &Cache) -> ImmutableRef {
@@ -78,7 +108,9 @@ fn two_layers(cache: &Cache) -> ImmutableRef {
 }
 
 fn file(path: &Path) -> Option<Dest> {
-    Some(Dest::Writer(Box::new(std::fs::File::create(path).expect("a file"))))
+    Some(Dest::Writer(Box::new(
+        std::fs::File::create(path).expect("a file"),
+    )))
 }
 
 #[tokio::test]
@@ -86,7 +118,10 @@ async fn archives_are_read_by_others_and_equal_when_repeated() {
     let fixture = fixture();
     let source = source(two_layers(&fixture.worker.cache), Some(1_750_000_000));
     let mut digests = Vec::new();
-    for (kind, scheme) in [(Exporter::Oci, "oci-archive"), (Exporter::Docker, "docker-archive")] {
+    for (kind, scheme) in [
+        (Exporter::Oci, "oci-archive"),
+        (Exporter::Docker, "docker-archive"),
+    ] {
         for compression in ["gzip", "zstd", "uncompressed"] {
             // Docker's old archives know no zstd.
             if (scheme, compression) == ("docker-archive", "zstd") {
@@ -97,7 +132,10 @@ async fn archives_are_read_by_others_and_equal_when_repeated() {
             let done = give(&fixture, kind, &attrs, file(&path), &source).await;
             let again = fixture.folder.path().join("again.tar");
             give(&fixture, kind, &attrs, file(&again), &source).await;
-            let (first, second) = (std::fs::read(&path).expect("it"), std::fs::read(&again).expect("it"));
+            let (first, second) = (
+                std::fs::read(&path).expect("it"),
+                std::fs::read(&again).expect("it"),
+            );
             assert!(first == second, "{scheme} {compression}: twice the same");
             assert_eq!(done.images[0].layers, 2);
             digests.push(done.response["containerimage.digest"].clone());
@@ -109,16 +147,27 @@ async fn archives_are_read_by_others_and_equal_when_repeated() {
                 .args(["inspect", "--config", &format!("{scheme}:{}", path.display())])
                 .output()
                 .expect("skopeo runs");
-            assert!(shown.status.success(), "{scheme} {compression}: {}", String::from_utf8_lossy(&shown.stderr));
+            assert!(
+                shown.status.success(),
+                "{scheme} {compression}: {}",
+                String::from_utf8_lossy(&shown.stderr)
+            );
             let config: serde_json::Value = serde_json::from_slice(&shown.stdout).expect("JSON");
             assert_eq!(config["rootfs"]["diff_ids"].as_array().map(Vec::len), Some(2));
-            assert_eq!(config["created"], "2025-06-15T15:06:40Z", "no later than the epoch");
+            assert_eq!(
+                config["created"], "2025-06-15T15:06:40Z",
+                "no later than the epoch"
+            );
             assert_eq!(config["history"].as_array().map(Vec::len), Some(3));
         }
     }
     digests.sort();
     digests.dedup();
-    assert_eq!(digests.len(), 5, "every compression and media type is another image");
+    assert_eq!(
+        digests.len(),
+        5,
+        "every compression and media type is another image"
+    );
 }
 
 #[tokio::test]
@@ -126,15 +175,40 @@ async fn files_go_into_a_directory_and_a_tar() {
     let fixture = fixture();
     let source = source(two_layers(&fixture.worker.cache), None);
     let out = fixture.folder.path().join("out");
-    give(&fixture, Exporter::Local, &[], Some(Dest::Dir(out.clone())), &source).await;
+    give(
+        &fixture,
+        Exporter::Local,
+        &[],
+        Some(Dest::Dir(out.clone())),
+        &source,
+    )
+    .await;
     // Again over what is there.
-    give(&fixture, Exporter::Local, &[], Some(Dest::Dir(out.clone())), &source).await;
+    give(
+        &fixture,
+        Exporter::Local,
+        &[],
+        Some(Dest::Dir(out.clone())),
+        &source,
+    )
+    .await;
     assert_eq!(std::fs::read(out.join("a")).expect("it"), b"one");
     assert_eq!(std::fs::read(out.join("b")).expect("it"), b"two");
     let path = fixture.folder.path().join("out.tar");
     give(&fixture, Exporter::Tar, &[], file(&path), &source).await;
     let mut tar = tar::Archive::new(std::fs::File::open(&path).expect("it"));
-    let names: Vec<_> = tar.entries().expect("a tar").map(|entry| entry.expect("an entry").path().expect("a path").display().to_string()).collect();
+    let names: Vec<_> = tar
+        .entries()
+        .expect("a tar")
+        .map(|entry| {
+            entry
+                .expect("an entry")
+                .path()
+                .expect("a path")
+                .display()
+                .to_string()
+        })
+        .collect();
     assert_eq!(names, ["a", "b"]);
 }
 
@@ -143,7 +217,14 @@ async fn a_layout_is_a_base_without_being_copied() {
     let fixture = fixture();
     let layout = fixture.folder.path().join("layout");
     let built = source(two_layers(&fixture.worker.cache), None);
-    give(&fixture, Exporter::Oci, &[("name", "base:v1")], Some(Dest::Dir(layout.clone())), &built).await;
+    give(
+        &fixture,
+        Exporter::Oci,
+        &[("name", "base:v1")],
+        Some(Dest::Dir(layout.clone())),
+        &built,
+    )
+    .await;
 
     let fresh = self::fixture();
     let session = session(&fresh, Some(&layout));
@@ -152,14 +233,29 @@ async fn a_layout_is_a_base_without_being_copied() {
     let place = ImagePlace::OciLayout { store: "base".into() };
     let found = fresh
         .worker
-        .resolve_image(&session, &reference, &platform, ResolveMode::Default, place, &sink())
+        .resolve_image(
+            &session,
+            &reference,
+            &platform,
+            ResolveMode::Default,
+            place,
+            &sink(),
+        )
         .await
         .expect("it is there");
     assert!(found.config.starts_with(b"{"));
     let arm = Platform::parse("linux/s390x").expect("a platform");
-    let place = ImagePlace::OciLayout { store: "other".into() };
-    let error = fresh.worker.resolve_image(&session, &reference, &arm, ResolveMode::Default, place, &sink()).await;
-    assert_eq!(error.expect_err("no such layout").to_string(), "the client offers no image layout \"other\"");
+    let place = ImagePlace::OciLayout {
+        store: "other".into(),
+    };
+    let error = fresh
+        .worker
+        .resolve_image(&session, &reference, &arm, ResolveMode::Default, place, &sink())
+        .await;
+    assert_eq!(
+        error.expect_err("no such layout").to_string(),
+        "the client offers no image layout \"other\""
+    );
 }
 
 struct Server(Child, String);
@@ -176,7 +272,11 @@ fn server(folder: &Path) -> Option<Server> {
         eprintln!("skipped: docker-registry is not installed");
         return None;
     }
-    let port = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("its number").port();
+    let port = TcpListener::bind("127.0.0.1:0")
+        .expect("a free port")
+        .local_addr()
+        .expect("its number")
+        .port();
     let address = format!("127.0.0.1:{port}");
     let config = folder.join("registry.yml");
     let data = folder.join("registry");
@@ -202,22 +302,47 @@ fn server(folder: &Path) -> Option<Server> {
 #[tokio::test]
 async fn a_pushed_image_is_a_lazy_base_elsewhere() {
     let fixture = fixture();
-    let Some(server) = server(fixture.folder.path()) else { return };
+    let Some(server) = server(fixture.folder.path()) else {
+        return;
+    };
     let name = format!("{}/team/app:v1", server.1);
     let source = source(two_layers(&fixture.worker.cache), None);
-    let attrs = [("name", name.as_str()), ("push", "true"), ("annotation.org.example", "yes")];
+    let attrs = [
+        ("name", name.as_str()),
+        ("push", "true"),
+        ("annotation.org.example", "yes"),
+    ];
     let done = give(&fixture, Exporter::Image, &attrs, None, &source).await;
     assert_eq!(done.response["image.name"], name);
-    assert!(fixture.worker.cache.images().get(&name).expect("the store").is_some(), "it has its name here too");
+    assert!(
+        fixture
+            .worker
+            .cache
+            .images()
+            .get(&name)
+            .expect("the store")
+            .is_some(),
+        "it has its name here too"
+    );
 
     let fresh = self::fixture();
     let reference = Reference::parse_normalized(&name).expect("a reference");
     let platform = Platform::parse("linux/amd64").expect("a platform");
     let session = session(&fresh, None);
-    let (pulled, config) =
-        fresh.worker.image_ref(&session, &reference, &platform, &sink()).await.expect("it can be pulled");
+    let (pulled, config) = fresh
+        .worker
+        .image_ref(&session, &reference, &platform, &sink())
+        .await
+        .expect("it can be pulled");
     assert_eq!(config.rootfs.diff_ids.len(), 2);
-    let fetched = || fresh.worker.cache.counters().blobs_fetched.load(std::sync::atomic::Ordering::Relaxed);
+    let fetched = || {
+        fresh
+            .worker
+            .cache
+            .counters()
+            .blobs_fetched
+            .load(std::sync::atomic::Ordering::Relaxed)
+    };
     assert_eq!(fetched(), 0, "no layer is fetched before it is read");
     let meter: Arc<dyn cache::Meter> = Arc::new(NoMeter);
     let view = pulled.view(&meter).await.expect("layers come");
@@ -229,11 +354,22 @@ async fn a_pushed_image_is_a_lazy_base_elsewhere() {
     let place = ImagePlace::Registry;
     let found = fresh
         .worker
-        .resolve_image(&session, &reference, &platform, ResolveMode::Default, place, &sink())
+        .resolve_image(
+            &session,
+            &reference,
+            &platform,
+            ResolveMode::Default,
+            place,
+            &sink(),
+        )
         .await
         .expect("it is there");
     assert_eq!(done.response["containerimage.digest"], found.digest.to_string());
-    assert_eq!(fresh.worker.registry_counters().requests() - requests, 1, "only the tag is asked for again");
+    assert_eq!(
+        fresh.worker.registry_counters().requests() - requests,
+        1,
+        "only the tag is asked for again"
+    );
 
     // The same layers again, into another repository of that registry: nothing is sent.
     let other = format!("{}/team/other:v1", server.1);
@@ -250,7 +386,17 @@ async fn a_pushed_image_is_a_lazy_base_elsewhere() {
         is_index: false,
     };
     let sent = fresh.worker.registry_counters().pushed_bytes();
-    give(&fresh, Exporter::Image, &[("name", &other), ("push", "true"), ("store", "false")], None, &again).await;
+    give(
+        &fresh,
+        Exporter::Image,
+        &[("name", &other), ("push", "true"), ("store", "false")],
+        None,
+        &again,
+    )
+    .await;
     let sent = fresh.worker.registry_counters().pushed_bytes() - sent;
-    assert!(sent < 2000, "{sent} bytes were sent, the layers should have been mounted");
+    assert!(
+        sent < 2000,
+        "{sent} bytes were sent, the layers should have been mounted"
+    );
 }

@@ -67,7 +67,13 @@ impl Registry {
                 Err(_) => return sent,
             };
             // A machine that is not there will hardly be there a second later.
-            let is_absent = matches!(sent, Err(RegistryError::Network { is_connected: false, .. }));
+            let is_absent = matches!(
+                sent,
+                Err(RegistryError::Network {
+                    is_connected: false,
+                    ..
+                })
+            );
             if attempt == if is_absent { ABSENT_ATTEMPTS } else { ATTEMPTS } {
                 return sent;
             }

@@ -320,11 +320,17 @@ async fn token_server(more: Vec<Vec<u8>>) -> (String, tokio::task::JoinHandle<Ve
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("its address").to_string();
     drop(listener);
-    let challenge = format!("www-authenticate: Bearer realm=\"http://{address}/token\",service=\"s\",scope=\"x\"\r\n");
+    let challenge =
+        format!("www-authenticate: Bearer realm=\"http://{address}/token\",service=\"s\",scope=\"x\"\r\n");
     let token = br#"{"token":"opensesame","expires_in":300}"#;
-    let mut answers = vec![answer("401 Unauthorized", &challenge, 0, b""), answer("200 OK", "", token.len(), token)];
+    let mut answers = vec![
+        answer("401 Unauthorized", &challenge, 0, b""),
+        answer("200 OK", "", token.len(), token),
+    ];
     answers.extend(more);
-    let listener = tokio::net::TcpListener::bind(&address).await.expect("the port is still free");
+    let listener = tokio::net::TcpListener::bind(&address)
+        .await
+        .expect("the port is still free");
     let server = tokio::spawn(serve(listener, answers));
     (address, server)
 }
@@ -355,24 +361,58 @@ async fn a_challenge_is_met_with_a_token_that_is_used_again_and_goes_nowhere_els
         answer("307 Temporary Redirect", &redirect, 0, b""),
     ];
     let (address, server) = token_server(more).await;
-    let config = registry::HostConfig { plain_http: true, ..registry::HostConfig::default() };
+    let config = registry::HostConfig {
+        plain_http: true,
+        ..registry::HostConfig::default()
+    };
     let hosts = [(address.clone(), config)].into();
     let secret = registry::Password::new("hunter2");
-    let credential = registry::Credential::Basic { username: "me".into(), secret };
+    let credential = registry::Credential::Basic {
+        username: "me".into(),
+        secret,
+    };
     let registry = Registry::new(HostsConfig { hosts }, Arc::new(Known(credential))).expect("a client");
     let name = reference(&address, "a/b:t");
     registry.resolve(&name).await.expect("the token opens it");
-    let reader = registry.fetch_blob(&name, &Descriptor::of(OCI_LAYER, &body), None).await.expect("it is elsewhere");
+    let reader = registry
+        .fetch_blob(&name, &Descriptor::of(OCI_LAYER, &body), None)
+        .await
+        .expect("it is elsewhere");
     assert_eq!(&reader.read_all(100).await.expect("it comes")[..], &body[..]);
 
-    let requests: Vec<_> = server.await.expect("the server ends").iter().map(|text| text.to_lowercase()).collect();
-    assert!(!requests[0].contains("authorization:"), "nothing is shown before it is asked for");
-    assert!(requests[1].contains("get /token?service=s&scope=repository%3aa%2fb%3apull"), "{}", requests[1]);
-    assert!(requests[1].contains("authorization: basic "), "the token server is shown the credentials");
-    assert!(requests[2].contains("authorization: bearer opensesame"), "{}", requests[2]);
-    assert!(requests[3].contains("authorization: bearer opensesame"), "the token is used again");
+    let requests: Vec<_> = server
+        .await
+        .expect("the server ends")
+        .iter()
+        .map(|text| text.to_lowercase())
+        .collect();
+    assert!(
+        !requests[0].contains("authorization:"),
+        "nothing is shown before it is asked for"
+    );
+    assert!(
+        requests[1].contains("get /token?service=s&scope=repository%3aa%2fb%3apull"),
+        "{}",
+        requests[1]
+    );
+    assert!(
+        requests[1].contains("authorization: basic "),
+        "the token server is shown the credentials"
+    );
+    assert!(
+        requests[2].contains("authorization: bearer opensesame"),
+        "{}",
+        requests[2]
+    );
+    assert!(
+        requests[3].contains("authorization: bearer opensesame"),
+        "the token is used again"
+    );
     let redirected = other.await.expect("the server ends")[0].to_lowercase();
-    assert!(!redirected.contains("authorization:"), "another host is shown nothing: {redirected}");
+    assert!(
+        !redirected.contains("authorization:"),
+        "another host is shown nothing: {redirected}"
+    );
 }
 
 #[tokio::test]
@@ -380,11 +420,17 @@ async fn an_identity_token_is_exchanged_by_post() {
     let manifest = Manifest::new(OCI_MANIFEST, Descriptor::of(OCI_CONFIG, b"{}"), vec![]).to_json();
     let typed = format!("content-type: {OCI_MANIFEST}\r\n");
     let (address, server) = token_server(vec![answer("200 OK", &typed, manifest.len(), &manifest)]).await;
-    let config = registry::HostConfig { plain_http: true, ..registry::HostConfig::default() };
+    let config = registry::HostConfig {
+        plain_http: true,
+        ..registry::HostConfig::default()
+    };
     let hosts = [(address.clone(), config)].into();
     let credential = registry::Credential::IdentityToken(registry::Password::new("refresh"));
     let registry = Registry::new(HostsConfig { hosts }, Arc::new(Known(credential))).expect("a client");
-    registry.resolve(&reference(&address, "a/b:t")).await.expect("the token opens it");
+    registry
+        .resolve(&reference(&address, "a/b:t"))
+        .await
+        .expect("the token opens it");
     let requests = server.await.expect("the server ends");
     assert!(requests[1].starts_with("POST /token"), "{}", requests[1]);
 }

@@ -175,7 +175,8 @@ fn member(chunk: &[u8], level: i32) -> io::Result<Vec<u8>> {
     let mut compressor = match kept {
         Some(compressor) => compressor,
         None => {
-            let level = CompressionLvl::new(level).map_err(|_| io::Error::other("unknown libdeflate level"))?;
+            let level =
+                CompressionLvl::new(level).map_err(|_| io::Error::other("unknown libdeflate level"))?;
             Compressor::new(level)
         }
     };

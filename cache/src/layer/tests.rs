@@ -1,12 +1,6 @@
 //! Layers through all their forms on a real file system, and archives from strangers.
 
-use std::{
-    collections::BTreeMap,
-    io::Read,
-    path::Path,
-    process::Command,
-    sync::Arc,
-};
+use std::{collections::BTreeMap, io::Read, path::Path, process::Command, sync::Arc};
 
 use tree::{Entry, Kind, Root, RootPath, Timestamp};
 
@@ -39,11 +33,22 @@ struct Member<'a> {
 }
 
 fn file<'a>(name: &'a str, contents: &'a str) -> Member<'a> {
-    Member { name, kind: tar::EntryType::Regular, link: "", contents: contents.as_bytes(), mode: 0o644, uid: 0 }
+    Member {
+        name,
+        kind: tar::EntryType::Regular,
+        link: "",
+        contents: contents.as_bytes(),
+        mode: 0o644,
+        uid: 0,
+    }
 }
 
 fn of_kind<'a>(name: &'a str, kind: tar::EntryType, link: &'a str) -> Member<'a> {
-    Member { kind, link, ..file(name, "") }
+    Member {
+        kind,
+        link,
+        ..file(name, "")
+    }
 }
 
 fn archive(members: &[Member<'_>]) -> Vec<u8> {
@@ -71,10 +76,17 @@ fn said(tree: &TreeIndex) -> Vec<String> {
         .skip(1)
         .map(|record| {
             let name = String::from_utf8_lossy(record.path_bytes()).into_owned();
-            let NodeKind::Entry(kind) = record.kind() else { return format!("-{name}") };
+            let NodeKind::Entry(kind) = record.kind() else {
+                return format!("-{name}");
+            };
             let mark = if record.is_opaque() { "!" } else { "" };
             let link = String::from_utf8_lossy(record.link()).into_owned();
-            format!("{name}{mark} {kind:?} {:o} {}{}{link}", record.mode(), record.owner().0, if link.is_empty() { "" } else { " " })
+            format!(
+                "{name}{mark} {kind:?} {:o} {}{}{link}",
+                record.mode(),
+                record.owner().0,
+                if link.is_empty() { "" } else { " " }
+            )
         })
         .collect()
 }
@@ -82,13 +94,19 @@ fn said(tree: &TreeIndex) -> Vec<String> {
 fn view_of(tar: &[u8]) -> View {
     let mut out = tempfile::tempfile().expect("temporary file");
     let applied = index_stream(tar, &mut out, Limits::default()).expect("whole");
-    View::new(vec![ViewLayer { tree: Arc::new(applied.tree), contents: Arc::new(Contents::Tar(out)) }])
+    View::new(vec![ViewLayer {
+        tree: Arc::new(applied.tree),
+        contents: Arc::new(Contents::Tar(out)),
+    }])
 }
 
 fn contents_of(view: &View, name: &str) -> String {
     let node = view.find(&path(name)).expect("resolves").expect("there");
     let mut text = String::new();
-    view.open(&node).expect("opens").read_to_string(&mut text).expect("reads");
+    view.open(&node)
+        .expect("opens")
+        .read_to_string(&mut text)
+        .expect("reads");
     text
 }
 
@@ -99,13 +117,20 @@ fn on_disk(root: &Root) -> BTreeMap<String, String> {
         .into_iter()
         .map(|item| {
             let entry = item.entry;
-            let mut text = format!("{:?} {:o} {}.{} @{}", entry.kind, entry.mode, entry.uid, entry.gid, entry.mtime.secs);
+            let mut text = format!(
+                "{:?} {:o} {}.{} @{}",
+                entry.kind, entry.mode, entry.uid, entry.gid, entry.mtime.secs
+            );
             if let Some(link) = &entry.link {
                 text += &format!(" {}", String::from_utf8_lossy(link));
             }
             if entry.kind == Kind::File {
                 let mut contents = String::new();
-                root.open_file(&entry.path).expect("opens").0.read_to_string(&mut contents).expect("text");
+                root.open_file(&entry.path)
+                    .expect("opens")
+                    .0
+                    .read_to_string(&mut contents)
+                    .expect("text");
                 text += &format!(" ={contents}");
             }
             for name in entry.xattrs.keys() {
@@ -152,23 +177,36 @@ fn hostile_names_stay_inside() {
         of_kind("a/../../b/", Directory, ""),
     ];
     let tar = archive(&fine);
-    let index = index_stream(&tar[..], std::io::sink(), Limits::default()).expect("whole").tree;
+    let index = index_stream(&tar[..], std::io::sink(), Limits::default())
+        .expect("whole")
+        .tree;
     assert_eq!(said(&index), wanted);
     let (dir, root) = temp();
     let inner = dir.path().join("in");
     std::fs::create_dir(&inner).expect("mkdir");
     drop(root);
     let root = Root::open(&inner).expect("opens");
-    let options = DirOptions { ownership: Ownership::BestEffort, ..DirOptions::default() };
-    let unpacked = unpack_stream(&tar[..], &root, &View::default(), options, Limits::default()).expect("unpacks");
+    let options = DirOptions {
+        ownership: Ownership::BestEffort,
+        ..DirOptions::default()
+    };
+    let unpacked =
+        unpack_stream(&tar[..], &root, &View::default(), options, Limits::default()).expect("unpacks");
     assert!(unpacked.tree.same_entries(&index));
     assert!(!dir.path().join("escape").exists(), "nothing left the root");
-    assert_eq!(std::fs::read_to_string(inner.join("tmp/inside")).expect("there"), "3");
+    assert_eq!(
+        std::fs::read_to_string(inner.join("tmp/inside")).expect("there"),
+        "3"
+    );
 }
 
 #[test]
 fn what_is_no_whole_tar_is_an_error_and_never_a_panic() {
-    let tar = archive(&[file("a", "contents"), of_kind("d/", tar::EntryType::Directory, ""), file("d/b", &"x".repeat(2000))]);
+    let tar = archive(&[
+        file("a", "contents"),
+        of_kind("d/", tar::EntryType::Directory, ""),
+        file("d/b", &"x".repeat(2000)),
+    ]);
     for length in 0..tar.len() {
         let cut = index_stream(&tar[..length], std::io::sink(), Limits::default());
         // Cut between entries it is whole: like Go and GNU tar we do not insist on the blocks of zeros.
@@ -201,11 +239,36 @@ fn limits_hold() {
     let members: Vec<Member<'_>> = many.iter().map(|name| file(name, "12345")).collect();
     let tar = archive(&members);
     let with = |limits| index_stream(&tar[..], std::io::sink(), limits).map(|applied| applied.tree.len());
-    assert!(matches!(with(Limits { entries: 19, ..Limits::default() }), Err(LayerError::Limit { what: "entries", .. })));
-    assert!(matches!(with(Limits { bytes: 99, ..Limits::default() }), Err(LayerError::Limit { .. })));
-    assert_eq!(with(Limits { entries: 20, bytes: 100 }).expect("within"), 21);
-    let id = archive(&[Member { uid: (1 << 31) - 1, ..file("x", "") }]);
-    assert!(matches!(index_stream(&id[..], std::io::sink(), Limits::default()), Err(LayerError::BadTar { .. })));
+    assert!(matches!(
+        with(Limits {
+            entries: 19,
+            ..Limits::default()
+        }),
+        Err(LayerError::Limit { what: "entries", .. })
+    ));
+    assert!(matches!(
+        with(Limits {
+            bytes: 99,
+            ..Limits::default()
+        }),
+        Err(LayerError::Limit { .. })
+    ));
+    assert_eq!(
+        with(Limits {
+            entries: 20,
+            bytes: 100
+        })
+        .expect("within"),
+        21
+    );
+    let id = archive(&[Member {
+        uid: (1 << 31) - 1,
+        ..file("x", "")
+    }]);
+    assert!(matches!(
+        index_stream(&id[..], std::io::sink(), Limits::default()),
+        Err(LayerError::BadTar { .. })
+    ));
     let long = "x".repeat(2_000_000);
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::XHeader);
@@ -213,7 +276,10 @@ fn limits_hold() {
     header.set_cksum();
     let mut pax = header.as_bytes().to_vec();
     pax.extend_from_slice(long.as_bytes());
-    assert!(matches!(index_stream(&pax[..], std::io::sink(), Limits::default()), Err(LayerError::Limit { .. })));
+    assert!(matches!(
+        index_stream(&pax[..], std::io::sink(), Limits::default()),
+        Err(LayerError::Limit { .. })
+    ));
 }
 
 #[test]
@@ -223,7 +289,11 @@ fn a_layer_unpacked_at_once_equals_one_made_from_its_index() {
     }
     use tar::EntryType::{Directory, Fifo, Link, Symlink};
     let lower = view_of(&archive(&[
-        Member { mode: 0o711, uid: 9, ..of_kind("keep/", Directory, "") },
+        Member {
+            mode: 0o711,
+            uid: 9,
+            ..of_kind("keep/", Directory, "")
+        },
         file("keep/old", "old"),
         file("gone", "gone"),
         of_kind("opaque/", Directory, ""),
@@ -231,11 +301,18 @@ fn a_layer_unpacked_at_once_equals_one_made_from_its_index() {
     ]));
     let tar = archive(&[
         file("late/first", "1"),
-        Member { mode: 0o4755, uid: 5, ..file("setuid", "s") },
+        Member {
+            mode: 0o4755,
+            uid: 5,
+            ..file("setuid", "s")
+        },
         of_kind("link", Symlink, "setuid"),
         of_kind("z", Link, "setuid"),
         of_kind("lower-link", Link, "keep/old"),
-        Member { mode: 0o500, ..of_kind("late/", Directory, "") },
+        Member {
+            mode: 0o500,
+            ..of_kind("late/", Directory, "")
+        },
         file("keep/new", "new"),
         file("keep/.wh.old", ""),
         file(".wh.gone", ""),
@@ -258,7 +335,14 @@ fn a_layer_unpacked_at_once_equals_one_made_from_its_index() {
     assert_eq!(unpacked.diff_id, indexed.diff_id);
     assert_eq!(unpacked.diff_id.digest(), oci::Digest::of(&tar));
     let (_two, second) = temp();
-    materialise(&indexed.tree, &Contents::Tar(kept), &second, &lower, DirOptions::default()).expect("makes");
+    materialise(
+        &indexed.tree,
+        &Contents::Tar(kept),
+        &second,
+        &lower,
+        DirOptions::default(),
+    )
+    .expect("makes");
     let disk = on_disk(&first);
     assert_eq!(disk, on_disk(&second));
     for (name, wanted) in [
@@ -276,16 +360,33 @@ fn a_layer_unpacked_at_once_equals_one_made_from_its_index() {
     ] {
         let found = &disk[name];
         // `z`'s header came last and speaks for both names.
-        let wanted = if name == "setuid" { "File 644 0.0 @77 =s" } else { wanted };
+        let wanted = if name == "setuid" {
+            "File 644 0.0 @77 =s"
+        } else {
+            wanted
+        };
         assert!(found.starts_with(wanted), "{name}: {found}");
     }
-    assert!(disk["opaque"].ends_with("trusted.overlay.opaque"), "{}", disk["opaque"]);
+    assert!(
+        disk["opaque"].ends_with("trusted.overlay.opaque"),
+        "{}",
+        disk["opaque"]
+    );
     // Read back from the directory it says the same, but that the hard link into the lower layer is a copy now, that a
     // link has the mode all links have, and that the directory that was not described has attributes.
     let scanned = scan_upper(&first, DirOptions::default()).expect("scans");
-    let differing: Vec<String> =
-        said(&scanned).into_iter().filter(|line| !said(&indexed.tree).contains(line)).collect();
-    assert_eq!(differing, ["keep Dir 711 9", "link Symlink 777 0 setuid", "lower-link File 644 0"]);
+    let differing: Vec<String> = said(&scanned)
+        .into_iter()
+        .filter(|line| !said(&indexed.tree).contains(line))
+        .collect();
+    assert_eq!(
+        differing,
+        [
+            "keep Dir 711 9",
+            "link Symlink 777 0 setuid",
+            "lower-link File 644 0"
+        ]
+    );
 }
 
 /// Runs a real overlay mount: the kernel's own idea of what a step leaves behind.
@@ -301,13 +402,17 @@ fn with_overlay(lower: &Path, run: impl FnOnce(&Path)) -> Option<tempfile::TempD
         at("upper"),
         at("work")
     );
-    let mounted =
-        Command::new("mount").args(["-t", "overlay", "overlay", "-o", &options, &at("merged")]).status();
+    let mounted = Command::new("mount")
+        .args(["-t", "overlay", "overlay", "-o", &options, &at("merged")])
+        .status();
     if !mounted.is_ok_and(|status| status.success()) {
         return None; // no overlayfs here
     }
     run(&dir.path().join("merged"));
-    let unmounted = Command::new("umount").arg(at("merged")).status().expect("umount runs");
+    let unmounted = Command::new("umount")
+        .arg(at("merged"))
+        .status()
+        .expect("umount runs");
     assert!(unmounted.success());
     Some(dir)
 }
@@ -333,14 +438,25 @@ fn the_difference_of_a_step_is_what_it_changed() {
     ]);
     let lower = view_of(&base);
     let (lower_dir, lower_root) = temp();
-    unpack_stream(&base[..], &lower_root, &View::default(), DirOptions::default(), Limits::default()).expect("unpacks");
+    unpack_stream(
+        &base[..],
+        &lower_root,
+        &View::default(),
+        DirOptions::default(),
+        Limits::default(),
+    )
+    .expect("unpacks");
     let script = "set -e; cd \"$0\"; rm d/a; echo new > d/n; chmod 600 d/b
         rm -r q; mkdir -p q/r; echo 2 > q/r/b
         dd if=/dev/null of=same conv=notrunc 2>/dev/null; touch -d @77 same
         ln hard hard2; mkfifo -m 640 p; ln -s target s; mkdir empty; touch '.wh.not' 2>/dev/null || true; rm -f .wh.not
         python3 -c 'import socket; s=socket.socket(socket.AF_UNIX); s.bind(\"sock\")' 2>/dev/null || true";
     let Some(step) = with_overlay(lower_dir.path(), |merged| {
-        let status = Command::new("sh").args(["-c", script]).arg(merged).status().expect("sh runs");
+        let status = Command::new("sh")
+            .args(["-c", script])
+            .arg(merged)
+            .status()
+            .expect("sh runs");
         assert!(status.success());
     }) else {
         return;
@@ -370,7 +486,11 @@ fn the_difference_of_a_step_is_what_it_changed() {
         ]
     );
     // GNU tar reads it the same.
-    let listing = Command::new("tar").arg("-tf").arg(out.path()).output().expect("tar runs");
+    let listing = Command::new("tar")
+        .arg("-tf")
+        .arg(out.path())
+        .output()
+        .expect("tar runs");
     assert!(listing.status.success());
     let names = String::from_utf8(listing.stdout).expect("text");
     let names: Vec<&str> = names.lines().collect();
@@ -381,14 +501,19 @@ fn the_difference_of_a_step_is_what_it_changed() {
     let mut kept = tempfile::tempfile().expect("temporary file");
     let again = index_stream(&bytes[..], &mut kept, Limits::default()).expect("whole");
     assert!(again.tree.same_entries(&layer.tree));
-    let merged = lower.with_layer(ViewLayer { tree: Arc::new(again.tree), contents: Arc::new(Contents::Tar(kept)) });
+    let merged = lower.with_layer(ViewLayer {
+        tree: Arc::new(again.tree),
+        contents: Arc::new(Contents::Tar(kept)),
+    });
     assert_eq!(contents_of(&merged, "q/r/b"), "2\n");
     assert_eq!(contents_of(&merged, "hard2"), "hard");
     for gone in ["d/a", "q/r/a", "q/x"] {
         assert!(merged.lookup(&path(gone)).is_none(), "{gone}");
     }
     // A step without changes is a valid empty tar.
-    let Some(idle) = with_overlay(lower_dir.path(), |_| {}) else { return };
+    let Some(idle) = with_overlay(lower_dir.path(), |_| {}) else {
+        return;
+    };
     let upper = Root::open(&idle.path().join("upper")).expect("opens");
     let scanned = scan_upper(&upper, DirOptions::default()).expect("scans");
     let (bytes, layer) = diff_dir(&scanned, &Contents::Dir(upper), &lower, Vec::new()).expect("writes");
@@ -401,7 +526,9 @@ fn random_changes_come_out_again() {
     // apply(diff(x)) == x, on small random trees with removals, replacements and further names.
     let mut state = 42_u64;
     let mut random = move |below: u64| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 33) % below
     };
     let names = ["a", "b", "c"];
@@ -412,18 +539,26 @@ fn random_changes_come_out_again() {
             let mut builder = TreeBuilder::new();
             for _ in 0..random(6) {
                 let depth = 1 + random(3);
-                let parts: Vec<&str> = (0..depth).map(|_| names[usize::try_from(random(3)).expect("small")]).collect();
+                let parts: Vec<&str> = (0..depth)
+                    .map(|_| names[usize::try_from(random(3)).expect("small")])
+                    .collect();
                 let at = path(&parts.join("/"));
                 match random(4) {
                     0 => builder.add_whiteout(&at),
                     1 => builder.add(Entry::dir(at, 0o700), Place::None),
                     2 => builder.set_opaque(&at),
-                    _ => builder.add(Entry::new(at, Kind::File, u32::try_from(layer).expect("small")), Place::None),
+                    _ => builder.add(
+                        Entry::new(at, Kind::File, u32::try_from(layer).expect("small")),
+                        Place::None,
+                    ),
                 }
             }
             let tree = builder.finish();
             apply_to_model(&mut model, &tree);
-            layers.push(ViewLayer { tree: Arc::new(tree), contents: Arc::new(Contents::None) });
+            layers.push(ViewLayer {
+                tree: Arc::new(tree),
+                contents: Arc::new(Contents::None),
+            });
         }
         let view = View::new(layers);
         let mut listed = BTreeMap::new();
@@ -471,12 +606,25 @@ fn apply_to_model(model: &mut BTreeMap<Vec<u8>, String>, tree: &TreeIndex) {
 
 #[test]
 fn timestamps_can_be_clamped() {
-    let tar = archive(&[file("a", "contents"), of_kind("d/", tar::EntryType::Directory, ""), file("d/.wh.x", "")]);
+    let tar = archive(&[
+        file("a", "contents"),
+        of_kind("d/", tar::EntryType::Directory, ""),
+        file("d/.wh.x", ""),
+    ]);
     let (rewritten, diff_id, size) = rewrite_timestamps(&tar[..], Vec::new(), 50).expect("rewrites");
-    assert_eq!((oci::Digest::of(&rewritten), rewritten.len() as u64), (diff_id.digest(), size));
+    assert_eq!(
+        (oci::Digest::of(&rewritten), rewritten.len() as u64),
+        (diff_id.digest(), size)
+    );
     let applied = index_stream(&rewritten[..], std::io::sink(), Limits::default()).expect("whole");
     assert_eq!(said(&applied.tree), ["a File 644 0", "d Dir 644 0", "-d/x"]);
-    assert!(applied.tree.iter().skip(1).all(|record| record.mtime() <= Timestamp::from_secs(50)));
+    assert!(
+        applied
+            .tree
+            .iter()
+            .skip(1)
+            .all(|record| record.mtime() <= Timestamp::from_secs(50))
+    );
     let (same, ..) = rewrite_timestamps(&rewritten[..], Vec::new(), 50).expect("rewrites");
     assert_eq!(same, rewritten, "the same again gives the same bytes");
 }
@@ -485,8 +633,11 @@ fn timestamps_can_be_clamped() {
 fn long_names_and_large_numbers_survive() {
     let long = format!("{}/{}", "d".repeat(150), "é".repeat(60));
     let mut entry = Entry::new(path(&long), Kind::File, 0o6711);
-    (entry.uid, entry.gid, entry.mtime, entry.size) = (3_000_000, 2_100_000, Timestamp { secs: -5, nanos: 9 }, 3);
-    entry.xattrs.insert(b"security.capability".to_vec(), vec![1, 0, 10, 13]);
+    (entry.uid, entry.gid, entry.mtime, entry.size) =
+        (3_000_000, 2_100_000, Timestamp { secs: -5, nanos: 9 }, 3);
+    entry
+        .xattrs
+        .insert(b"security.capability".to_vec(), vec![1, 0, 10, 13]);
     entry.xattrs.insert(b"user.dropped".to_vec(), vec![1]);
     let mut link = Entry::new(path("zz"), Kind::Symlink, 0o777);
     link.link = Some("t".repeat(300).into_bytes());
@@ -499,14 +650,25 @@ fn long_names_and_large_numbers_survive() {
     let (bytes, written) = writer.finish().expect("writes");
     let read = index_stream(&bytes[..], std::io::sink(), Limits::default()).expect("whole");
     assert_eq!(read.diff_id, written.diff_id);
-    let find = |name: &str| read.tree.get(read.tree.find(&path(name)).expect("there")).entry().expect("an entry");
+    let find = |name: &str| {
+        read.tree
+            .get(read.tree.find(&path(name)).expect("there"))
+            .entry()
+            .expect("an entry")
+    };
     let wanted_xattrs = BTreeMap::from([(b"security.capability".to_vec(), vec![1, 0, 10, 13])]);
-    let wanted = Entry { mtime: Timestamp::from_secs(-5), xattrs: wanted_xattrs, ..entry };
+    let wanted = Entry {
+        mtime: Timestamp::from_secs(-5),
+        xattrs: wanted_xattrs,
+        ..entry
+    };
     assert_eq!(find(&long), wanted);
     assert_eq!(find("zz"), link);
     assert_eq!(find("zzz"), device);
     let mut out_of_order = TarLayerWriter::new(Vec::new());
-    out_of_order.add(&Entry::dir(path("b"), 0o755), std::io::empty()).expect("first");
+    out_of_order
+        .add(&Entry::dir(path("b"), 0o755), std::io::empty())
+        .expect("first");
     assert!(matches!(
         out_of_order.add(&Entry::dir(path("a"), 0o755), std::io::empty()),
         Err(LayerError::OutOfOrder { .. })
@@ -514,7 +676,12 @@ fn long_names_and_large_numbers_survive() {
     let mut short = Entry::new(path("x"), Kind::File, 0o644);
     short.size = 3;
     for (contents, found) in [("ab", 2), ("abcd", 4)] {
-        let error = TarLayerWriter::new(Vec::new()).add(&short, contents.as_bytes()).expect_err("changed");
-        assert!(matches!(error, LayerError::Changed { expected: 3, found: f, .. } if f == found), "{error}");
+        let error = TarLayerWriter::new(Vec::new())
+            .add(&short, contents.as_bytes())
+            .expect_err("changed");
+        assert!(
+            matches!(error, LayerError::Changed { expected: 3, found: f, .. } if f == found),
+            "{error}"
+        );
     }
 }

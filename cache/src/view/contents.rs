@@ -47,11 +47,19 @@ impl Contents {
             (Place::None, _) if record.size() == 0 => Ok(ContentReader::Empty),
             (Place::Tar { offset }, Contents::Tar(file)) => {
                 let file = Held::Borrowed(file);
-                Ok(ContentReader::Range { file, position: offset, left: record.size() })
+                Ok(ContentReader::Range {
+                    file,
+                    position: offset,
+                    left: record.size(),
+                })
             }
             (Place::Tar { offset }, Contents::TarAt(path)) => {
                 let file = Held::Shared(open_kept(path).map_err(LayerError::io("open layer"))?);
-                Ok(ContentReader::Range { file, position: offset, left: record.size() })
+                Ok(ContentReader::Range {
+                    file,
+                    position: offset,
+                    left: record.size(),
+                })
             }
             (Place::Dir, Contents::Dir(root)) => {
                 let (file, metadata) = root.open_file(&record.path())?;

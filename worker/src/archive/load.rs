@@ -2,8 +2,8 @@
 use super::{ArchiveError, FULL_NAME, REF_NAME};
 use cache::Cache;
 use oci::{
-    Descriptor, Digest, Document, Index, MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES, Manifest, OCI_CONFIG, OCI_INDEX,
-    OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Reference,
+    Descriptor, Digest, Document, Index, MAX_INDEX_ENTRIES, MAX_MANIFEST_BYTES, Manifest, OCI_CONFIG,
+    OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP, OCI_LAYER_ZSTD, OCI_MANIFEST, Reference,
 };
 use serde::Deserialize;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,7 +38,9 @@ pub fn load(cache: &Cache, from: Input<'_>, name: Option<&Reference>) -> Result<
         (Some(index), _) => layout(index, found.table.as_deref())?,
         (None, Some(table)) => docker(cache, &found, table)?,
         (None, None) => {
-            return Err(ArchiveError::Malformed("it has neither index.json nor manifest.json".into()));
+            return Err(ArchiveError::Malformed(
+                "it has neither index.json nor manifest.json".into(),
+            ));
         }
     };
     keep(cache, targets, name)
@@ -65,19 +67,26 @@ struct Found {
 
 impl Found {
     fn stream(cache: &Cache, stream: Box<dyn Read + Send + '_>) -> Result<Found, ArchiveError> {
-        let plain = cache::layer::decompress(stream).map_err(|error| ArchiveError::Malformed(error.to_string()))?;
+        let plain =
+            cache::layer::decompress(stream).map_err(|error| ArchiveError::Malformed(error.to_string()))?;
         let mut archive = tar::Archive::new(plain);
         let mut found = Found::default();
         let entries = archive.entries().map_err(ArchiveError::io("read the archive"))?;
         for (count, entry) in entries.enumerate() {
             if count >= MAX_ENTRIES {
-                return Err(ArchiveError::Malformed(format!("more than {MAX_ENTRIES} entries")));
+                return Err(ArchiveError::Malformed(format!(
+                    "more than {MAX_ENTRIES} entries"
+                )));
             }
             let mut entry = entry.map_err(ArchiveError::io("read the archive"))?;
             let path = clean(&entry.path_bytes());
             if let Some(link) = entry.link_name_bytes() {
                 let folder = path.rsplit_once('/').map_or("", |(folder, _)| folder);
-                let target = if entry.header().entry_type().is_hard_link() { clean(&link) } else { resolve(folder, &link) };
+                let target = if entry.header().entry_type().is_hard_link() {
+                    clean(&link)
+                } else {
+                    resolve(folder, &link)
+                };
                 found.links.insert(path, target);
             } else if entry.header().entry_type().is_file() {
                 found.file(cache, path, &mut entry)?;
@@ -92,11 +101,13 @@ impl Found {
         let mut file = File::open(&index).map_err(ArchiveError::io(format!("open {}", index.display())))?;
         found.file(cache, "index.json".into(), &mut file)?;
         let blobs = folder.join("blobs/sha256");
-        let entries = std::fs::read_dir(&blobs).map_err(ArchiveError::io(format!("list {}", blobs.display())))?;
+        let entries =
+            std::fs::read_dir(&blobs).map_err(ArchiveError::io(format!("list {}", blobs.display())))?;
         for entry in entries {
             let entry = entry.map_err(ArchiveError::io(format!("list {}", blobs.display())))?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            let mut file = File::open(entry.path()).map_err(ArchiveError::io(format!("open {}", entry.path().display())))?;
+            let mut file = File::open(entry.path())
+                .map_err(ArchiveError::io(format!("open {}", entry.path().display())))?;
             found.file(cache, format!("blobs/sha256/{name}"), &mut file)?;
         }
         Ok(found)
@@ -108,8 +119,12 @@ impl Found {
             "index.json" => self.index = Some(small(&path, from)?),
             "manifest.json" => self.table = Some(small(&path, from)?),
             _ => {
-                let expected = path.strip_prefix("blobs/sha256/").map(|hex| Digest::parse(&format!("sha256:{hex}")));
-                let expected = expected.transpose().map_err(|_| ArchiveError::Malformed(format!("{path:?} is no blob")))?;
+                let expected = path
+                    .strip_prefix("blobs/sha256/")
+                    .map(|hex| Digest::parse(&format!("sha256:{hex}")));
+                let expected = expected
+                    .transpose()
+                    .map_err(|_| ArchiveError::Malformed(format!("{path:?} is no blob")))?;
                 let kept = cache.content().put_stream(from, expected)?;
                 self.files.insert(path, kept);
             }
@@ -129,7 +144,9 @@ impl Found {
                 None => break,
             }
         }
-        Err(ArchiveError::Malformed(format!("{path:?} is named but not there")))
+        Err(ArchiveError::Malformed(format!(
+            "{path:?} is named but not there"
+        )))
     }
 }
 
@@ -159,7 +176,9 @@ fn small(what: &str, from: &mut impl Read) -> Result<Vec<u8>, ArchiveError> {
         .read_to_end(&mut bytes)
         .map_err(ArchiveError::io(format!("read {what} of the archive")))?;
     if bytes.len() > MAX_MANIFEST_BYTES {
-        return Err(ArchiveError::Malformed(format!("{what} has more than {MAX_MANIFEST_BYTES} bytes")));
+        return Err(ArchiveError::Malformed(format!(
+            "{what} has more than {MAX_MANIFEST_BYTES} bytes"
+        )));
     }
     Ok(bytes)
 }
@@ -171,17 +190,31 @@ fn layout(index: &[u8], table: Option<&[u8]>) -> Result<Vec<Target>, ArchiveErro
     let index: Index = match Document::parse(index, OCI_INDEX) {
         Ok(Document::Index(index)) => index,
         Ok(Document::Manifest(_)) => return Err(ArchiveError::Malformed("index.json is no index".into())),
-        Err(source) => return Err(ArchiveError::Document { what: "index.json".into(), source }),
+        Err(source) => {
+            return Err(ArchiveError::Document {
+                what: "index.json".into(),
+                source,
+            });
+        }
     };
-    let table: Vec<TableEntry> = table.and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let table: Vec<TableEntry> = table
+        .and_then(|bytes| serde_json::from_slice(bytes).ok())
+        .unwrap_or_default();
     let mut targets = Vec::new();
     for mut descriptor in index.manifests {
         let full = descriptor.annotations.remove(FULL_NAME);
-        let short = descriptor.annotations.remove(REF_NAME).filter(|name| name.contains(['/', ':']));
+        let short = descriptor
+            .annotations
+            .remove(REF_NAME)
+            .filter(|name| name.contains(['/', ':']));
         let name = full.or(short);
         match (&name, table.as_slice()) {
             (None, [only]) if !only.repo_tags().is_empty() => {
-                targets.extend(only.repo_tags().iter().map(|tag| (Some(tag.clone()), descriptor.clone())));
+                targets.extend(
+                    only.repo_tags()
+                        .iter()
+                        .map(|tag| (Some(tag.clone()), descriptor.clone())),
+                );
             }
             _ => targets.push((name, descriptor)),
         }
@@ -236,12 +269,16 @@ fn layer_type(cache: &Cache, digest: &Digest) -> Result<&'static str, ArchiveErr
     let mut magic = [0; 4];
     let mut filled = 0;
     while filled < magic.len() {
-        match file.read(&mut magic[filled..]).map_err(ArchiveError::io(format!("read layer {digest}")))? {
+        match file
+            .read(&mut magic[filled..])
+            .map_err(ArchiveError::io(format!("read layer {digest}")))?
+        {
             0 => break,
             bytes => filled += bytes,
         }
     }
-    file.seek(SeekFrom::Start(0)).map_err(ArchiveError::io(format!("read layer {digest}")))?;
+    file.seek(SeekFrom::Start(0))
+        .map_err(ArchiveError::io(format!("read layer {digest}")))?;
     Ok(match magic {
         [0x1f, 0x8b, ..] => OCI_LAYER_GZIP,
         [0x28, 0xb5, 0x2f, 0xfd] => OCI_LAYER_ZSTD,
@@ -258,10 +295,16 @@ fn keep(cache: &Cache, targets: Vec<Target>, name: Option<&Reference>) -> Result
     for (found, target) in targets {
         let full = found.and_then(|text| Reference::parse_normalized(&text).ok());
         let full = full.or_else(|| name.cloned()).map(Reference::with_default_tag);
-        let full = full.ok_or(ArchiveError::Nameless { digest: target.digest })?.to_string();
+        let full = full
+            .ok_or(ArchiveError::Nameless {
+                digest: target.digest,
+            })?
+            .to_string();
         let mut blobs = BTreeSet::new();
         collect(cache, &target, &mut blobs, 0)?;
-        cache.images().set(&full, &target, &blobs.into_iter().collect::<Vec<_>>())?;
+        cache
+            .images()
+            .set(&full, &target, &blobs.into_iter().collect::<Vec<_>>())?;
         loaded.push(Loaded { name: full, target });
     }
     Ok(loaded)
@@ -275,14 +318,18 @@ fn collect(
     depth: usize,
 ) -> Result<(), ArchiveError> {
     if depth > MAX_DEPTH || blobs.len() > MAX_INDEX_ENTRIES {
-        return Err(ArchiveError::Malformed("indexes lie too deep in each other".into()));
+        return Err(ArchiveError::Malformed(
+            "indexes lie too deep in each other".into(),
+        ));
     }
     if !blobs.insert(target.digest) {
         return Ok(());
     }
     let bytes = cache.content().read(&target.digest, MAX_MANIFEST_BYTES as u64)?;
-    let document = Document::parse(&bytes, &target.media_type)
-        .map_err(|source| ArchiveError::Document { what: format!("manifest {}", target.digest), source })?;
+    let document = Document::parse(&bytes, &target.media_type).map_err(|source| ArchiveError::Document {
+        what: format!("manifest {}", target.digest),
+        source,
+    })?;
     match document {
         Document::Manifest(manifest) => {
             blobs.insert(manifest.config.digest);

@@ -1,7 +1,9 @@
 //! Named images as one archive that OCI tools and Docker read alike.
 use super::{ArchiveError, FULL_NAME, REF_NAME};
 use cache::{Cache, Image};
-use oci::{Descriptor, Digest, Document, Index, MAX_MANIFEST_BYTES, Manifest, OCI_INDEX, Platform, Reference};
+use oci::{
+    Descriptor, Digest, Document, Index, MAX_MANIFEST_BYTES, Manifest, OCI_INDEX, Platform, Reference,
+};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
@@ -19,19 +21,34 @@ pub fn save(cache: &Cache, images: &[Image], with_docker: bool, out: impl Write)
         blobs.extend(cache.images().blobs(&image.name)?);
         targets.push(named(image));
         if let Some((digest, manifest)) = for_docker(cache, image)? {
-            let familiar = Reference::parse_normalized(&image.name).map_or(image.name.clone(), |name| name.familiar());
-            docker.entry(digest).or_insert_with(|| (manifest, Vec::new())).1.push(familiar);
+            let familiar =
+                Reference::parse_normalized(&image.name).map_or(image.name.clone(), |name| name.familiar());
+            docker
+                .entry(digest)
+                .or_insert_with(|| (manifest, Vec::new()))
+                .1
+                .push(familiar);
         }
     }
     append(&mut tar, "oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#)?;
     append(&mut tar, "index.json", &Index::new(OCI_INDEX, targets).to_json())?;
     if with_docker {
-        let table: Vec<_> = docker.values().map(|(manifest, names)| table_entry(manifest, names)).collect();
-        append(&mut tar, "manifest.json", serde_json::Value::Array(table).to_string().as_bytes())?;
+        let table: Vec<_> = docker
+            .values()
+            .map(|(manifest, names)| table_entry(manifest, names))
+            .collect();
+        append(
+            &mut tar,
+            "manifest.json",
+            serde_json::Value::Array(table).to_string().as_bytes(),
+        )?;
     }
     for digest in blobs {
         let mut file = cache.content().open(&digest)?;
-        let size = file.metadata().map_err(ArchiveError::io(format!("measure blob {digest}")))?.len();
+        let size = file
+            .metadata()
+            .map_err(ArchiveError::io(format!("measure blob {digest}")))?
+            .len();
         let mut header = header(size);
         tar.append_data(&mut header, path(&digest), &mut file)
             .map_err(ArchiveError::io(format!("write blob {digest} to the archive")))?;
@@ -43,8 +60,12 @@ pub fn save(cache: &Cache, images: &[Image], with_docker: bool, out: impl Write)
 /// The image's descriptor with its names.
 fn named(image: &Image) -> Descriptor {
     let mut descriptor = image.target.clone();
-    descriptor.annotations.insert(FULL_NAME.into(), image.name.clone());
-    let tag = Reference::parse_normalized(&image.name).ok().and_then(|name| name.tag().map(str::to_owned));
+    descriptor
+        .annotations
+        .insert(FULL_NAME.into(), image.name.clone());
+    let tag = Reference::parse_normalized(&image.name)
+        .ok()
+        .and_then(|name| name.tag().map(str::to_owned));
     if let Some(tag) = tag {
         descriptor.annotations.insert(REF_NAME.into(), tag);
     }
@@ -56,8 +77,11 @@ fn for_docker(cache: &Cache, image: &Image) -> Result<Option<(Digest, Manifest)>
     let mut target = image.target.clone();
     loop {
         let bytes = cache.content().read(&target.digest, MAX_MANIFEST_BYTES as u64)?;
-        let document = Document::parse(&bytes, &target.media_type)
-            .map_err(|source| ArchiveError::Document { what: format!("manifest {}", target.digest), source })?;
+        let document =
+            Document::parse(&bytes, &target.media_type).map_err(|source| ArchiveError::Document {
+                what: format!("manifest {}", target.digest),
+                source,
+            })?;
         match document {
             Document::Manifest(manifest) => return Ok(Some((target.digest, manifest))),
             Document::Index(index) => {
@@ -88,7 +112,8 @@ fn path(digest: &Digest) -> String {
 
 fn append(tar: &mut tar::Builder<impl Write>, path: &str, bytes: &[u8]) -> Result<(), ArchiveError> {
     let mut header = header(bytes.len() as u64);
-    tar.append_data(&mut header, path, bytes).map_err(ArchiveError::io(format!("write {path} to the archive")))
+    tar.append_data(&mut header, path, bytes)
+        .map_err(ArchiveError::io(format!("write {path} to the archive")))
 }
 
 /// The same for everything, so that equal images make equal archives.

@@ -22,7 +22,10 @@ fn image(cache: &Cache, name: &str) -> oci::Digest {
     let bytes = manifest.to_json();
     let digest = put(&bytes);
     let target = Descriptor::new(OCI_MANIFEST, digest, bytes.len() as u64);
-    cache.images().set(name, &target, &[digest, config_digest, layer_digest]).expect("named");
+    cache
+        .images()
+        .set(name, &target, &[digest, config_digest, layer_digest])
+        .expect("named");
     digest
 }
 
@@ -41,8 +44,15 @@ fn an_image_goes_there_and_back_unchanged() {
     let (_two, to) = store();
     let loaded = load(&to, Input::Stream(Box::new(&bytes[..])), None).expect("loaded");
     assert_eq!(loaded.len(), 1);
-    assert_eq!((loaded[0].name.as_str(), loaded[0].target.digest), ("docker.io/library/a:1", digest));
-    assert_eq!(saved(&to, "docker.io/library/a:1"), bytes, "equal images make equal archives");
+    assert_eq!(
+        (loaded[0].name.as_str(), loaded[0].target.digest),
+        ("docker.io/library/a:1", digest)
+    );
+    assert_eq!(
+        saved(&to, "docker.io/library/a:1"),
+        bytes,
+        "equal images make equal archives"
+    );
 }
 
 #[test]
@@ -56,12 +66,22 @@ fn an_old_docker_archive_gets_a_manifest() {
     };
     append("abc.json", br#"{"architecture":"amd64","os":"linux"}"#);
     append("one/layer.tar", b"a layer");
-    append("manifest.json", br#"[{"Config":"abc.json","RepoTags":["old:2"],"Layers":["one/layer.tar"]}]"#);
+    append(
+        "manifest.json",
+        br#"[{"Config":"abc.json","RepoTags":["old:2"],"Layers":["one/layer.tar"]}]"#,
+    );
     let bytes = tar.into_inner().expect("ended");
     let (_folder, cache) = store();
     let loaded = load(&cache, Input::Stream(Box::new(&bytes[..])), None).expect("loaded");
     assert_eq!(loaded[0].name, "docker.io/library/old:2");
-    assert_eq!(cache.images().blobs("docker.io/library/old:2").expect("listed").len(), 3);
+    assert_eq!(
+        cache
+            .images()
+            .blobs("docker.io/library/old:2")
+            .expect("listed")
+            .len(),
+        3
+    );
 }
 
 #[test]
@@ -81,6 +101,9 @@ fn nonsense_is_an_error_and_no_panic() {
     let (_folder, cache) = store();
     let name = Reference::parse_normalized("a").ok();
     for bytes in [&b""[..], b"nonsense", &[0; 1024], b"\x1f\x8b\x08\0\0"] {
-        assert!(load(&cache, Input::Stream(Box::new(bytes)), name.as_ref()).is_err(), "{bytes:?}");
+        assert!(
+            load(&cache, Input::Stream(Box::new(bytes)), name.as_ref()).is_err(),
+            "{bytes:?}"
+        );
     }
 }

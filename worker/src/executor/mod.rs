@@ -90,10 +90,11 @@ impl Executor {
         let (mut process, stdout, stderr, _kept) = started.await.map_err(|_| RunError::Canceled)??;
         let notes = process.notes().to_vec();
         let killer = process.killer().map_err(RunError::Output)?;
-        let outputs = [(OutputStream::Stdout, stdout), (OutputStream::Stderr, stderr)].map(|(stream, pipe)| {
-            let progress = progress.clone();
-            tokio::task::spawn_blocking(move || show(pipe, stream, &progress))
-        });
+        let outputs =
+            [(OutputStream::Stdout, stdout), (OutputStream::Stderr, stderr)].map(|(stream, pipe)| {
+                let progress = progress.clone();
+                tokio::task::spawn_blocking(move || show(pipe, stream, &progress))
+            });
         let waiting = tokio::task::spawn_blocking(move || wait(&mut process));
         tokio::pin!(waiting);
         let exit = tokio::select! {
@@ -105,7 +106,10 @@ impl Executor {
             }
         };
         for output in outputs {
-            output.await.map_err(|_| RunError::Canceled)?.map_err(RunError::Output)?;
+            output
+                .await
+                .map_err(|_| RunError::Canceled)?
+                .map_err(RunError::Output)?;
         }
         let exit = exit.map_err(|_| RunError::Canceled)??;
         if cancel.is_cancelled() {

@@ -27,20 +27,70 @@ use tokio_util::sync::CancellationToken;
 
 /// Names of capabilities by number, capabilities(7).
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER",
-    "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE",
-    "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP",
-    "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
     "CHECKPOINT_RESTORE",
 ];
 /// What a confined step must not see, protocol facts of BuildKit's default spec.
 const MASKED: [&str; 11] = [
-    "/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list",
-    "/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware", "/sys/devices/virtual/powercap",
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
 ];
 /// What a confined step must not write.
-const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+const READONLY: [&str; 5] = [
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/irq",
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+];
 
 /// A secret's file in memory; removed when dropped.
 struct MemoryFile(PathBuf);
@@ -63,8 +113,10 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Result<(Exit, Vec<String>), RunError> {
         let runtime = find(runtime).map_err(|cause| RunError::Bundle(cause.into()))?;
-        let (tool, secrets) = bundled(&runtime, &spec, bundle.path()).map_err(|cause| RunError::Bundle(cause.into()))?;
-        let start = move |spawner: &sandbox::Spawner, stdio| Ok((spawner.tool(&tool, stdio)?, (bundle, secrets)));
+        let (tool, secrets) =
+            bundled(&runtime, &spec, bundle.path()).map_err(|cause| RunError::Bundle(cause.into()))?;
+        let start =
+            move |spawner: &sandbox::Spawner, stdio| Ok((spawner.tool(&tool, stdio)?, (bundle, secrets)));
         let (exit, mut notes) = self.follow(start, progress, cancel).await?;
         if spec.network == Network::Own {
             notes.push("a step run by another OCI runtime shares the machine's network".to_owned());
@@ -75,27 +127,53 @@ impl Executor {
 
 /// The full path of a program that is named as people name it.
 fn find(program: &Path) -> io::Result<PathBuf> {
-    let missing = || io::Error::new(io::ErrorKind::NotFound, format!("no OCI runtime {}", program.display()));
+    let missing = || {
+        io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("no OCI runtime {}", program.display()),
+        )
+    };
     if program.components().count() > 1 {
         return program.canonicalize().map_err(|_| missing());
     }
-    let folders = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"];
-    folders.iter().map(|folder| Path::new(folder).join(program)).find(|path| path.is_file()).ok_or_else(missing)
+    let folders = [
+        "/usr/local/sbin",
+        "/usr/local/bin",
+        "/usr/sbin",
+        "/usr/bin",
+        "/sbin",
+        "/bin",
+    ];
+    folders
+        .iter()
+        .map(|folder| Path::new(folder).join(program))
+        .find(|path| path.is_file())
+        .ok_or_else(missing)
 }
 
 /// Writes the bundle; gives what is to be run, and what must live as long.
 fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<MemoryFile>)> {
-    let mut making = Making { bundle, layers: Vec::new(), mounts: Vec::new(), targets: Vec::new(), secrets: Vec::new() };
+    let mut making = Making {
+        bundle,
+        layers: Vec::new(),
+        mounts: Vec::new(),
+        targets: Vec::new(),
+        secrets: Vec::new(),
+    };
     let rootfs = bundle.join("rootfs");
     fs::create_dir(&rootfs)?;
     let spec::Root::Overlay(overlay) = &spec.root else {
         return Err(io::Error::other("the root of a step is a stack of layers"));
     };
-    making.layers.push(ToolMount { target: rootfs, overlay: overlay.clone() });
+    making.layers.push(ToolMount {
+        target: rootfs,
+        overlay: overlay.clone(),
+    });
     making.standard(spec);
-    for (name, target, content) in
-        [("hosts", "/etc/hosts", &spec.hosts), ("resolv.conf", "/etc/resolv.conf", &spec.resolv_conf)]
-    {
+    for (name, target, content) in [
+        ("hosts", "/etc/hosts", &spec.hosts),
+        ("resolv.conf", "/etc/resolv.conf", &spec.resolv_conf),
+    ] {
         if let Some(content) = content {
             let path = bundle.join(name);
             fs::write(&path, content)?;
@@ -108,12 +186,29 @@ fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<
     let config = config(spec, &making.mounts);
     // Whatever the specification does not know is a mistake of ours: better found here than by the runtime.
     let checked: oci_spec::runtime::Spec = serde_json::from_value(config).map_err(io::Error::other)?;
-    fs::write(bundle.join("config.json"), serde_json::to_vec(&checked).map_err(io::Error::other)?)?;
-    let id = format!("builder-{}", bundle.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default());
+    fs::write(
+        bundle.join("config.json"),
+        serde_json::to_vec(&checked).map_err(io::Error::other)?,
+    )?;
+    let id = format!(
+        "builder-{}",
+        bundle
+            .file_name()
+            .map(|name| name.to_string_lossy().into_owned())
+            .unwrap_or_default()
+    );
     let text = |path: &Path| path.display().to_string();
     let state = bundle.join("state");
     fs::create_dir(&state)?;
-    let args = vec![text(runtime), "--root".into(), text(&state), "run".into(), "--bundle".into(), text(bundle), id];
+    let args = vec![
+        text(runtime),
+        "--root".into(),
+        text(&state),
+        "run".into(),
+        "--bundle".into(),
+        text(bundle),
+        id,
+    ];
     let tool = Tool {
         args,
         env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
@@ -121,7 +216,11 @@ fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<
         mounts: making.layers,
         targets: making.targets,
         directories: vec![(spec.cwd.clone(), spec.user.uid, spec.user.gid)],
-        stubs: if spec.stubs == Stubs::Keep { Stubs::Keep } else { spec.stubs },
+        stubs: if spec.stubs == Stubs::Keep {
+            Stubs::Keep
+        } else {
+            spec.stubs
+        },
     };
     Ok((tool, making.secrets))
 }
@@ -157,7 +256,9 @@ impl Making<'_> {
 
     fn bind(&mut self, from: &Path, target: &str, readonly: bool, is_dir: bool) {
         let access = if readonly { "ro" } else { "rw" };
-        self.mounts.push(json!({"destination": target, "type": "bind", "source": from, "options": ["rbind", access]}));
+        self.mounts.push(
+            json!({"destination": target, "type": "bind", "source": from, "options": ["rbind", access]}),
+        );
         self.targets.push((target.to_owned(), is_dir));
     }
 
@@ -173,20 +274,32 @@ impl Making<'_> {
                 let folder = self.bundle.join(format!("m{}", self.layers.len()));
                 fs::create_dir(&folder)?;
                 // What a sub path is, is known by the layer that has it topmost.
-                let found = overlay.lowers.iter().find_map(|lower| beneath(lower, subpath).ok().filter(|p| p.exists()));
+                let found = overlay
+                    .lowers
+                    .iter()
+                    .find_map(|lower| beneath(lower, subpath).ok().filter(|p| p.exists()));
                 let is_dir = found.is_none_or(|found| found.is_dir());
-                self.layers.push(ToolMount { target: folder.clone(), overlay: overlay.clone() });
+                self.layers.push(ToolMount {
+                    target: folder.clone(),
+                    overlay: overlay.clone(),
+                });
                 let from = folder.join(subpath.trim_start_matches('/'));
                 self.bind(&from, target, mount.readonly, is_dir);
             }
             Source::Tmpfs { size_bytes, mode } => {
                 let mut options = vec!["nosuid".to_owned(), format!("mode={mode:o}")];
                 options.extend(size_bytes.map(|size| format!("size={size}")));
-                self.mounts.push(json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}));
+                self.mounts.push(
+                    json!({"destination": target, "type": "tmpfs", "source": "tmpfs", "options": options}),
+                );
                 self.targets.push((target.to_owned(), true));
             }
             Source::Secret(secret) => {
-                let name = self.bundle.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+                let name = self
+                    .bundle
+                    .file_name()
+                    .map(|name| name.to_string_lossy().into_owned())
+                    .unwrap_or_default();
                 let path = PathBuf::from(format!("/dev/shm/builder-{name}-{}", self.secrets.len()));
                 let file = fs::File::options().write(true).create_new(true).open(&path)?;
                 self.secrets.push(MemoryFile(path.clone()));
@@ -212,19 +325,31 @@ fn beneath(root: &Path, subpath: &str) -> io::Result<PathBuf> {
     let found = path.canonicalize()?;
     match found.starts_with(root.canonicalize()?) {
         true => Ok(found),
-        false => Err(io::Error::other(format!("{subpath:?} leads out of {}", root.display()))),
+        false => Err(io::Error::other(format!(
+            "{subpath:?} leads out of {}",
+            root.display()
+        ))),
     }
 }
 
 fn config(spec: &Spec, mounts: &[Value]) -> Value {
     let insecure = spec.security == spec::Security::Insecure;
-    let given = if insecure { spec::Capabilities::ALL } else { spec.capabilities };
+    let given = if insecure {
+        spec::Capabilities::ALL
+    } else {
+        spec.capabilities
+    };
     let capabilities: Vec<String> = (0u32..)
         .zip(CAPABILITIES)
         .filter(|(bit, _)| given.has(*bit))
         .map(|(_, name)| format!("CAP_{name}"))
         .collect();
-    let mut namespaces = vec![json!({"type": "mount"}), json!({"type": "pid"}), json!({"type": "ipc"}), json!({"type": "uts"})];
+    let mut namespaces = vec![
+        json!({"type": "mount"}),
+        json!({"type": "pid"}),
+        json!({"type": "ipc"}),
+        json!({"type": "uts"}),
+    ];
     if spec.network == Network::None {
         namespaces.push(json!({"type": "network"}));
     }

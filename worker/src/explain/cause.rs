@@ -33,14 +33,29 @@ pub(super) fn causes(
     let Some(last) = last else {
         return vec!["there was no build of this Dockerfile and target in this store before".to_owned()];
     };
-    let same: Vec<&Step> = last.steps.iter().filter(|old| old.key == step.key && old.key.is_some()).collect();
-    let nearest = same.iter().find(|old| old.name == step.vertex.name).or(same.first());
+    let same: Vec<&Step> = last
+        .steps
+        .iter()
+        .filter(|old| old.key == step.key && old.key.is_some())
+        .collect();
+    let nearest = same
+        .iter()
+        .find(|old| old.name == step.vertex.name)
+        .or(same.first());
     if let Some(before) = nearest {
         return inputs(step, before, report, last, changes);
     }
-    match last.steps.iter().find(|old| place(&old.name).is_some() && place(&old.name) == place(&step.vertex.name)) {
+    match last
+        .steps
+        .iter()
+        .find(|old| place(&old.name).is_some() && place(&old.name) == place(&step.vertex.name))
+    {
         Some(before) => instruction(step, before),
-        None => match last.steps.iter().find(|old| text(&old.name) == text(&step.vertex.name)) {
+        None => match last
+            .steps
+            .iter()
+            .find(|old| text(&old.name) == text(&step.vertex.name))
+        {
             Some(before) => instruction(step, before),
             None => vec!["this instruction is new".to_owned()],
         },
@@ -56,13 +71,21 @@ fn inputs(
     changes: Changes<'_>,
 ) -> Vec<String> {
     let mut words = Vec::new();
-    for (index, input) in step.inputs.iter().enumerate().filter(|(_, input)| !input.is_matched) {
+    for (index, input) in step
+        .inputs
+        .iter()
+        .enumerate()
+        .filter(|(_, input)| !input.is_matched)
+    {
         let old = before.contents.get(index).copied().flatten();
         match (old, input.content) {
             (Some(old), Some(new)) if old != new => {
                 let changes = changes(&new);
                 match changes.is_empty() {
-                    true => words.push(format!("the files it takes from {} changed", name_of(input.vertex, report))),
+                    true => words.push(format!(
+                        "the files it takes from {} changed",
+                        name_of(input.vertex, report)
+                    )),
                     false => words.extend(changes),
                 }
             }
@@ -85,7 +108,9 @@ fn find(vertex: oci::Digest, report: &[StepReport]) -> Option<&StepReport> {
 }
 
 fn upstream(vertex: oci::Digest, report: &[StepReport], last: &Record) -> String {
-    let Some(step) = find(vertex, report) else { return "what it works on changed".to_owned() };
+    let Some(step) = find(vertex, report) else {
+        return "what it works on changed".to_owned();
+    };
     let name = short(&step.vertex.name);
     if let Some(words) = base_image(step, last) {
         return words;
@@ -100,14 +125,29 @@ fn upstream(vertex: oci::Digest, report: &[StepReport], last: &Record) -> String
 /// An image that means something else than the last time.
 fn base_image(step: &StepReport, last: &Record) -> Option<String> {
     let field = |explain: &str, name: &str| -> Option<String> {
-        Some(serde_json::from_str::<Value>(explain).ok()?.get(name)?.as_str()?.to_owned())
+        Some(
+            serde_json::from_str::<Value>(explain)
+                .ok()?
+                .get(name)?
+                .as_str()?
+                .to_owned(),
+        )
     };
     let (image, now) = (field(&step.explain, "image")?, field(&step.explain, "digest")?);
     let plain = |image: &str| image.split('@').next().unwrap_or(image).to_owned();
     let same = |old: &&Step| field(&old.explain, "image").is_some_and(|old| plain(&old) == plain(&image));
-    let before = last.steps.iter().find(same).and_then(|old| field(&old.explain, "digest"));
+    let before = last
+        .steps
+        .iter()
+        .find(same)
+        .and_then(|old| field(&old.explain, "digest"));
     Some(match before {
-        Some(before) if before != now => format!("the base image {} changed: {} to {}", plain(&image), cut(&before, 19), cut(&now, 19)),
+        Some(before) if before != now => format!(
+            "the base image {} changed: {} to {}",
+            plain(&image),
+            cut(&before, 19),
+            cut(&now, 19)
+        ),
         Some(_) => format!("it was not built on {} before", plain(&image)),
         None => format!("the base image is another: {}", plain(&image)),
     })
@@ -134,33 +174,53 @@ fn differences(name: &str, before: &Value, after: &Value, words: &mut Vec<String
         (Value::Object(before), Value::Object(after)) => {
             let names: std::collections::BTreeSet<_> = before.keys().chain(after.keys()).collect();
             for name in names {
-                let of = |object: &serde_json::Map<String, Value>| object.get(name).cloned().unwrap_or(Value::Null);
+                let of = |object: &serde_json::Map<String, Value>| {
+                    object.get(name).cloned().unwrap_or(Value::Null)
+                };
                 differences(name, &of(before), &of(after), words);
             }
         }
         (before, after) if before == after => {}
-        (Value::Array(_) | Value::Null, Value::Array(_) | Value::Null) if name.eq_ignore_ascii_case("env") => {
+        (Value::Array(_) | Value::Null, Value::Array(_) | Value::Null)
+            if name.eq_ignore_ascii_case("env") =>
+        {
             environment(&assignments(before), &assignments(after), words);
         }
         (Value::String(before), Value::String(after)) => {
-            words.push(format!("{name} changed from {:?} to {:?}", cut(before, MAX_TEXT), cut(after, MAX_TEXT)));
+            words.push(format!(
+                "{name} changed from {:?} to {:?}",
+                cut(before, MAX_TEXT),
+                cut(after, MAX_TEXT)
+            ));
         }
-        (Value::Null, Value::String(after)) => words.push(format!("{name} is now {:?}", cut(after, MAX_TEXT))),
-        (Value::String(before), Value::Null) => words.push(format!("{name} is no longer {:?}", cut(before, MAX_TEXT))),
-        _ if name.eq_ignore_ascii_case("actions") => words.push("what it copies or makes changed (owner, mode, destination or options)".to_owned()),
+        (Value::Null, Value::String(after)) => {
+            words.push(format!("{name} is now {:?}", cut(after, MAX_TEXT)))
+        }
+        (Value::String(before), Value::Null) => {
+            words.push(format!("{name} is no longer {:?}", cut(before, MAX_TEXT)))
+        }
+        _ if name.eq_ignore_ascii_case("actions") => {
+            words.push("what it copies or makes changed (owner, mode, destination or options)".to_owned())
+        }
         _ => words.push(format!("its {} changed", name.to_lowercase())),
     }
 }
 
 fn assignments(list: &Value) -> BTreeMap<String, String> {
     let texts = list.as_array().into_iter().flatten().filter_map(Value::as_str);
-    texts.filter_map(|text| text.split_once('=')).map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+    texts
+        .filter_map(|text| text.split_once('='))
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
 }
 
 fn environment(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>, words: &mut Vec<String>) {
     for (name, value) in after {
         match before.get(name) {
-            None => words.push(format!("build argument or variable {name} is new: {:?}", cut(value, MAX_TEXT))),
+            None => words.push(format!(
+                "build argument or variable {name} is new: {:?}",
+                cut(value, MAX_TEXT)
+            )),
             Some(old) if old != value => words.push(format!(
                 "build argument or variable {name} changed from {:?} to {:?}",
                 cut(old, MAX_TEXT),

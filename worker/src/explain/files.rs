@@ -39,7 +39,13 @@ impl Notes {
     /// Notes what stands behind a content digest; of contexts read in place only.
     pub(crate) fn keep(&self, content: Digest, selectors: Vec<Selector>, view: &View) {
         if let [layer] = view.layers() {
-            self.by_content.lock().insert(content, Note { selectors, tree: layer.tree.clone() });
+            self.by_content.lock().insert(
+                content,
+                Note {
+                    selectors,
+                    tree: layer.tree.clone(),
+                },
+            );
         }
     }
 
@@ -61,17 +67,29 @@ impl Notes {
         for (path, digest) in files {
             writeln!(out, "{digest} {path}")?;
         }
-        out.into_inner().map_err(std::io::IntoInnerError::into_error)?.persist(path).map_err(|error| error.error)?;
+        out.into_inner()
+            .map_err(std::io::IntoInnerError::into_error)?
+            .persist(path)
+            .map_err(|error| error.error)?;
         Ok(())
     }
 
     /// What changed in the files behind a content digest since they were listed, in words.
     pub(super) fn changes(&self, listing: &Path, content: &Digest) -> Vec<String> {
         let notes = self.by_content.lock();
-        let (Some(note), Ok(text)) = (notes.get(content), std::fs::read_to_string(listing)) else { return Vec::new() };
-        let pair = |line: &str| line.split_once(' ').map(|(digest, path)| (path.to_owned(), digest.to_owned()));
+        let (Some(note), Ok(text)) = (notes.get(content), std::fs::read_to_string(listing)) else {
+            return Vec::new();
+        };
+        let pair = |line: &str| {
+            line.split_once(' ')
+                .map(|(digest, path)| (path.to_owned(), digest.to_owned()))
+        };
         let is_copied = |path: &str| note.selectors.iter().any(|selector| takes(selector, path));
-        let before: BTreeMap<_, _> = text.lines().filter_map(pair).filter(|(path, _)| is_copied(path)).collect();
+        let before: BTreeMap<_, _> = text
+            .lines()
+            .filter_map(pair)
+            .filter(|(path, _)| is_copied(path))
+            .collect();
         let after: BTreeMap<_, _> = files(&note.tree).filter(|(path, _)| is_copied(path)).collect();
         words(&before, &after)
     }
@@ -95,7 +113,10 @@ fn files(tree: &TreeIndex) -> impl Iterator<Item = (String, String)> + '_ {
     tree.iter().filter(|entry| !entry.is_dir()).filter_map(|entry| {
         let digest = tree.digest(entry.index())?;
         let digest = u64::from_be_bytes(digest[..8].try_into().expect("a digest has 32 bytes"));
-        Some((String::from_utf8_lossy(entry.path_bytes()).replace('\n', "?"), format!("{digest:016x}")))
+        Some((
+            String::from_utf8_lossy(entry.path_bytes()).replace('\n', "?"),
+            format!("{digest:016x}"),
+        ))
     })
 }
 
@@ -106,7 +127,9 @@ fn takes(selector: &Selector, path: &str) -> bool {
         return true;
     }
     if !selector.wildcard {
-        return path.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+        return path
+            .strip_prefix(wanted)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     }
     let depth = wanted.split('/').count();
     let above: Vec<_> = path.split('/').take(depth).collect();
@@ -122,7 +145,12 @@ fn words(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) ->
             Some(_) => {}
         }
     }
-    words.extend(before.keys().filter(|path| !after.contains_key(*path)).map(|path| format!("{path} is gone")));
+    words.extend(
+        before
+            .keys()
+            .filter(|path| !after.contains_key(*path))
+            .map(|path| format!("{path} is gone")),
+    );
     let count = words.len();
     words.truncate(MAX_NAMED);
     if count > MAX_NAMED {
@@ -133,7 +161,9 @@ fn words(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) ->
 
 /// Removes the oldest files of a folder beyond `keep`.
 pub(super) fn thin_out(folder: &Path, keep: usize) {
-    let Ok(entries) = std::fs::read_dir(folder) else { return };
+    let Ok(entries) = std::fs::read_dir(folder) else {
+        return;
+    };
     let paths: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
     if paths.len() <= keep {
         return;
@@ -163,17 +193,29 @@ mod tests {
             ("/*.txt", true, "d/a.txt", false),
             ("/src/*", true, "src/x/y.rs", true),
         ] {
-            let selector = Selector { path: selector.to_owned(), wildcard, ..Selector::default() };
+            let selector = Selector {
+                path: selector.to_owned(),
+                wildcard,
+                ..Selector::default()
+            };
             assert_eq!(takes(&selector, path), expected, "{selector:?} {path}");
         }
     }
 
     #[test]
     fn only_so_many_changes_are_named() {
-        let of = |pairs: &[(&str, &str)]| pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect();
+        let of = |pairs: &[(&str, &str)]| {
+            pairs
+                .iter()
+                .map(|(a, b)| ((*a).to_owned(), (*b).to_owned()))
+                .collect()
+        };
         let (before, after) = (of(&[("a", "1"), ("b", "2")]), of(&[("a", "3"), ("c", "4")]));
         assert_eq!(words(&before, &after), ["a changed", "c is new", "b is gone"]);
         let many: BTreeMap<_, _> = (0..9).map(|n| (n.to_string(), String::new())).collect();
-        assert_eq!(words(&BTreeMap::new(), &many).last().map(String::as_str), Some("and 4 more"));
+        assert_eq!(
+            words(&BTreeMap::new(), &many).last().map(String::as_str),
+            Some("and 4 more")
+        );
     }
 }

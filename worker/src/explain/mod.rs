@@ -41,18 +41,26 @@ const MAX_KEPT: usize = 400;
 pub fn explain(root: &Path, build: &str, report: &[StepReport], notes: &Notes) -> String {
     let path = path(root, build);
     let (last, listing) = (record::load(&path), path.with_extension("files"));
-    let ran = report.iter().filter(|step| step.outcome == Outcome::Ran && !step.inputs.is_empty());
+    let ran = report
+        .iter()
+        .filter(|step| step.outcome == Outcome::Ran && !step.inputs.is_empty());
     let mut text = String::new();
     for step in ran {
         text.push_str(&step.vertex.name);
         text.push('\n');
-        for line in cause::causes(step, report, last.as_ref(), &|content| notes.changes(&listing, content)) {
+        for line in cause::causes(step, report, last.as_ref(), &|content| {
+            notes.changes(&listing, content)
+        }) {
             text.push_str("  ");
             text.push_str(&line);
             text.push('\n');
         }
     }
-    if text.is_empty() { "every step came from the cache\n".to_owned() } else { text }
+    if text.is_empty() {
+        "every step came from the cache\n".to_owned()
+    } else {
+        text
+    }
 }
 
 /// Remembers a build that succeeded, for explaining the next one of that name.

@@ -30,7 +30,11 @@ pub(super) struct Step {
 impl Record {
     pub(super) fn of(report: &[StepReport], last: Option<&Record>) -> Self {
         let steps = report.iter().map(|step| {
-            let before = last.and_then(|last| last.steps.iter().find(|old| old.name == step.vertex.name && old.key == step.key));
+            let before = last.and_then(|last| {
+                last.steps
+                    .iter()
+                    .find(|old| old.name == step.vertex.name && old.key == step.key)
+            });
             let content = |index: usize, now: Option<Digest>| {
                 now.or_else(|| before.and_then(|before| before.contents.get(index).copied().flatten()))
             };
@@ -38,10 +42,18 @@ impl Record {
                 name: step.vertex.name.clone(),
                 key: step.key,
                 explain: step.explain.clone(),
-                contents: step.inputs.iter().enumerate().map(|(index, input)| content(index, input.content)).collect(),
+                contents: step
+                    .inputs
+                    .iter()
+                    .enumerate()
+                    .map(|(index, input)| content(index, input.content))
+                    .collect(),
             }
         });
-        Self { version: VERSION, steps: steps.collect() }
+        Self {
+            version: VERSION,
+            steps: steps.collect(),
+        }
     }
 }
 

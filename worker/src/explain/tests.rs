@@ -12,7 +12,12 @@ fn digest(text: &str) -> Digest {
 
 /// A step that ran; each input is the vertex's name, its content, and whether it was matched.
 fn step(name: &str, explain: &str, inputs: &[(&str, Option<&str>, bool)]) -> StepReport {
-    let vertex = VertexInfo { digest: digest(name), inputs: vec![], name: name.to_owned(), group: None };
+    let vertex = VertexInfo {
+        digest: digest(name),
+        inputs: vec![],
+        name: name.to_owned(),
+        group: None,
+    };
     let inputs = inputs.iter().map(|(vertex, content, is_matched)| InputReport {
         vertex: digest(vertex),
         content: content.map(digest),
@@ -29,7 +34,10 @@ fn step(name: &str, explain: &str, inputs: &[(&str, Option<&str>, bool)]) -> Ste
 }
 
 fn image(tag: &str) -> StepReport {
-    let explain = format!(r#"{{"image":"docker.io/library/base:1","digest":"{}"}}"#, digest(tag));
+    let explain = format!(
+        r#"{{"image":"docker.io/library/base:1","digest":"{}"}}"#,
+        digest(tag)
+    );
     step("[1/4] FROM docker.io/library/base:1", &explain, &[])
 }
 
@@ -39,8 +47,19 @@ fn build(copied: &str, env: &str, run: &str, tag: &str) -> Vec<StepReport> {
     vec![
         image(tag),
         step("[internal] load build context", "", &[]),
-        step("[2/4] COPY a b ./", "copy", &[(base, None, true), ("[internal] load build context", Some(copied), false)]),
-        step(&format!("[3/4] RUN {run}"), &last, &[("[2/4] COPY a b ./", None, false)]),
+        step(
+            "[2/4] COPY a b ./",
+            "copy",
+            &[
+                (base, None, true),
+                ("[internal] load build context", Some(copied), false),
+            ],
+        ),
+        step(
+            &format!("[3/4] RUN {run}"),
+            &last,
+            &[("[2/4] COPY a b ./", None, false)],
+        ),
     ]
 }
 
@@ -48,12 +67,24 @@ fn build(copied: &str, env: &str, run: &str, tag: &str) -> Vec<StepReport> {
 fn causes_are_told_in_words() {
     let first = build("old", "1", "make", "one");
     let mut cases: Vec<(&str, Vec<StepReport>, &[&str])> = vec![
-        ("build argument", build("old", "2", "make", "one"), &["build argument or variable V changed from \"1\" to \"2\""]),
-        ("instruction", build("old", "1", "make all", "one"), &["the instruction changed, it was: RUN make"]),
-        ("files", build("new", "1", "make", "one"), &[
-            "the files it takes from [internal] load build context changed",
-            "it follows [2/4] COPY a b ./, which ran",
-        ]),
+        (
+            "build argument",
+            build("old", "2", "make", "one"),
+            &["build argument or variable V changed from \"1\" to \"2\""],
+        ),
+        (
+            "instruction",
+            build("old", "1", "make all", "one"),
+            &["the instruction changed, it was: RUN make"],
+        ),
+        (
+            "files",
+            build("new", "1", "make", "one"),
+            &[
+                "the files it takes from [internal] load build context changed",
+                "it follows [2/4] COPY a b ./, which ran",
+            ],
+        ),
     ];
     let mut other_base = build("old", "1", "make", "two");
     other_base[2].inputs[0].is_matched = false;
@@ -82,7 +113,10 @@ fn causes_are_told_in_words() {
         remember(root.path(), "build", &first, &notes).expect("a record");
         let text = explain(root.path(), "build", &report, &notes);
         for line in expected {
-            assert!(text.lines().any(|found| found.trim() == *line), "{what}: {line:?} is not in\n{text}");
+            assert!(
+                text.lines().any(|found| found.trim() == *line),
+                "{what}: {line:?} is not in\n{text}"
+            );
         }
     }
 }
@@ -98,8 +132,15 @@ fn a_cached_build_needs_no_words_and_forgets_nothing() {
         step.outcome = Outcome::NotNeeded;
         step.inputs.iter_mut().for_each(|input| input.content = None);
     }
-    assert_eq!(explain(root.path(), "build", &cached, &notes), "every step came from the cache\n");
+    assert_eq!(
+        explain(root.path(), "build", &cached, &notes),
+        "every step came from the cache\n"
+    );
     remember(root.path(), "build", &cached, &notes).expect("a record");
     let kept = super::record::load(&super::path(root.path(), "build")).expect("it is there");
-    assert_eq!(kept.steps[2].contents[1], Some(digest("old")), "the contents of the last copy are still known");
+    assert_eq!(
+        kept.steps[2].contents[1],
+        Some(digest("old")),
+        "the contents of the last copy are still known"
+    );
 }

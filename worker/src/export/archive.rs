@@ -80,7 +80,8 @@ fn write(
     }
     documents.push(("oci-layout", LAYOUT.to_vec()));
     for (path, bytes) in documents {
-        out.add(path, bytes.len() as u64, &mut &bytes[..]).map_err(failed(path))?;
+        out.add(path, bytes.len() as u64, &mut &bytes[..])
+            .map_err(failed(path))?;
     }
     out.finish().map_err(failed("the end"))
 }
@@ -88,15 +89,21 @@ fn write(
 /// One entry per name, or one without a name.
 fn index(built: &BuiltImage, attrs: &Attrs) -> Index {
     let mut target = built.target.clone();
-    target.annotations.extend(attrs.annotations_at(Place::IndexDescriptor, None));
+    target
+        .annotations
+        .extend(attrs.annotations_at(Place::IndexDescriptor, None));
     if !built.is_index {
         let platform = built.manifests.first().map(|manifest| manifest.platform.as_str());
-        target.annotations.extend(attrs.annotations_at(Place::ManifestDescriptor, platform));
+        target
+            .annotations
+            .extend(attrs.annotations_at(Place::ManifestDescriptor, platform));
     }
     let named = attrs.names.iter().map(|name| {
         let mut entry = target.clone();
         entry.annotations.insert(FULL_NAME.to_owned(), name.to_string());
-        entry.annotations.insert(REF_NAME.to_owned(), name.tag().unwrap_or("latest").to_owned());
+        entry
+            .annotations
+            .insert(REF_NAME.to_owned(), name.tag().unwrap_or("latest").to_owned());
         entry
     });
     let mut entries: Vec<Descriptor> = named.collect();
@@ -110,7 +117,11 @@ fn index(built: &BuiltImage, attrs: &Attrs) -> Index {
 fn docker_table(built: &BuiltImage, attrs: &Attrs) -> Vec<u8> {
     let names: Vec<_> = attrs.names.iter().map(oci::Reference::familiar).collect();
     let table = built.manifests.iter().take(1).map(|manifest| {
-        let layers: Vec<_> = manifest.layers.iter().map(|layer| blob_path(&layer.descriptor.digest)).collect();
+        let layers: Vec<_> = manifest
+            .layers
+            .iter()
+            .map(|layer| blob_path(&layer.descriptor.digest))
+            .collect();
         json!({"Config": blob_path(&manifest.config.digest), "RepoTags": names, "Layers": layers})
     });
     serde_json::Value::Array(table.collect()).to_string().into_bytes()
@@ -127,7 +138,10 @@ struct Tar {
 
 impl Tar {
     fn new(writer: Box<dyn Write + Send>) -> Self {
-        Self { tar: tar::Builder::new(BufWriter::with_capacity(256 << 10, writer)), has_folders: false }
+        Self {
+            tar: tar::Builder::new(BufWriter::with_capacity(256 << 10, writer)),
+            has_folders: false,
+        }
     }
 
     fn header(size: u64, mode: u32, kind: tar::EntryType) -> tar::Header {

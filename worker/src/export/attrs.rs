@@ -53,11 +53,25 @@ pub(super) struct Attrs {
 
 /// The names an attribute of each exporter may have.
 const IMAGE: &[&str] = &[
-    "name", "oci-mediatypes", "compression", "compression-level", "force-compression", "source-date-epoch",
-    "rewrite-timestamp", "buildinfo", "buildinfo-attrs", "prefer-nondist-layers",
+    "name",
+    "oci-mediatypes",
+    "compression",
+    "compression-level",
+    "force-compression",
+    "source-date-epoch",
+    "rewrite-timestamp",
+    "buildinfo",
+    "buildinfo-attrs",
+    "prefer-nondist-layers",
 ];
 const IMAGE_ONLY: &[&str] = &[
-    "push", "push-by-digest", "registry.insecure", "unpack", "store", "name-canonical", "dangling-name-prefix",
+    "push",
+    "push-by-digest",
+    "registry.insecure",
+    "unpack",
+    "store",
+    "name-canonical",
+    "dangling-name-prefix",
 ];
 const FILES: &[&str] = &["platform-split", "source-date-epoch", "mode"];
 
@@ -109,7 +123,11 @@ impl Attrs {
             "name" => {
                 for text in value.split(',').filter(|text| !text.is_empty()) {
                     let parsed = Reference::parse_normalized(text);
-                    self.names.push(parsed.map_err(|error| wrong(&name, text, &error.to_string()))?.with_default_tag());
+                    self.names.push(
+                        parsed
+                            .map_err(|error| wrong(&name, text, &error.to_string()))?
+                            .with_default_tag(),
+                    );
                 }
                 self.name_text = value;
             }
@@ -123,7 +141,9 @@ impl Attrs {
                 };
             }
             "compression-level" => {
-                let level = value.parse().map_err(|_| wrong(&name, &value, "it is a number"))?;
+                let level = value
+                    .parse()
+                    .map_err(|_| wrong(&name, &value, "it is a number"))?;
                 self.compression.level = Level::Number(level);
             }
             "force-compression" => self.compression.force = flag(&name, &value)?,
@@ -133,7 +153,11 @@ impl Attrs {
             "name-canonical" => self.name_canonical = flag(&name, &value)?,
             "dangling-name-prefix" => self.dangling_prefix = Some(value),
             "source-date-epoch" => {
-                self.epoch = Some(value.parse().map_err(|_| wrong(&name, &value, "it is seconds since 1970"))?);
+                self.epoch = Some(
+                    value
+                        .parse()
+                        .map_err(|_| wrong(&name, &value, "it is seconds since 1970"))?,
+                );
             }
             "rewrite-timestamp" => self.rewrite_timestamp = Some(flag(&name, &value)?),
             "platform-split" => self.platform_split = Some(flag(&name, &value)?),
@@ -145,11 +169,20 @@ impl Attrs {
                 };
             }
             "registry.insecure" if flag(&name, &value)? => {
-                return Err(wrong(&name, &value, "say so for the registry in the configuration file"));
+                return Err(wrong(
+                    &name,
+                    &value,
+                    "say so for the registry in the configuration file",
+                ));
             }
             // `tar` was looked at when the destination was chosen. The others mean nothing here: layers are
             // made into directories when something needs them, foreign layers are always kept.
-            "tar" | "unpack" | "registry.insecure" | "buildinfo" | "buildinfo-attrs" | "prefer-nondist-layers" => {}
+            "tar"
+            | "unpack"
+            | "registry.insecure"
+            | "buildinfo"
+            | "buildinfo-attrs"
+            | "prefer-nondist-layers" => {}
             _ => self.annotations.push(annotation(&name, value)?),
         }
         Ok(())
@@ -159,20 +192,40 @@ impl Attrs {
     pub(super) fn annotations_at(&self, place: Place, platform: Option<&str>) -> BTreeMap<String, String> {
         let fits = |annotation: &&Annotation| {
             annotation.place == place
-                && annotation.platform.as_deref().is_none_or(|wanted| Some(wanted) == platform)
+                && annotation
+                    .platform
+                    .as_deref()
+                    .is_none_or(|wanted| Some(wanted) == platform)
         };
-        self.annotations.iter().filter(fits).map(|found| (found.key.clone(), found.value.clone())).collect()
+        self.annotations
+            .iter()
+            .filter(fits)
+            .map(|found| (found.key.clone(), found.value.clone()))
+            .collect()
     }
 }
 
 fn wrong(name: &str, value: &str, reason: &str) -> ExportError {
-    ExportError::Attribute { name: name.to_owned(), value: value.to_owned(), reason: reason.to_owned() }
+    ExportError::Attribute {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        reason: reason.to_owned(),
+    }
 }
 
 fn unknown(kind: Kind, name: String) -> ExportError {
-    let all = IMAGE.iter().chain(IMAGE_ONLY).chain(FILES).chain(&["tar"]).filter(|other| known(kind, other));
-    let same = |other: &str| name.chars().filter(|c| other.contains(*c)).count() * 10 / name.len().max(other.len()).max(1);
-    let nearest = all.max_by_key(|other| same(other)).filter(|other| same(other) >= 7);
+    let all = IMAGE
+        .iter()
+        .chain(IMAGE_ONLY)
+        .chain(FILES)
+        .chain(&["tar"])
+        .filter(|other| known(kind, other));
+    let same = |other: &str| {
+        name.chars().filter(|c| other.contains(*c)).count() * 10 / name.len().max(other.len()).max(1)
+    };
+    let nearest = all
+        .max_by_key(|other| same(other))
+        .filter(|other| same(other) >= 7);
     let hint = nearest.map_or_else(String::new, |nearest| format!(" (did you mean {nearest}?)"));
     ExportError::UnknownAttribute { name, hint }
 }
@@ -189,7 +242,9 @@ fn flag(name: &str, value: &str) -> Result<bool, ExportError> {
 /// `annotation[-index|-manifest|-index-descriptor|-manifest-descriptor][[platform]].KEY`
 fn annotation(name: &str, value: String) -> Result<Annotation, ExportError> {
     let reason = "it is annotation[-index|-manifest|-index-descriptor|-manifest-descriptor][[platform]].KEY";
-    let rest = name.strip_prefix("annotation").ok_or_else(|| wrong(name, &value, reason))?;
+    let rest = name
+        .strip_prefix("annotation")
+        .ok_or_else(|| wrong(name, &value, reason))?;
     let end = rest.find(['[', '.']).unwrap_or(rest.len());
     let place = match &rest[..end] {
         "" | "-manifest" => Place::Manifest,
@@ -206,7 +261,12 @@ fn annotation(name: &str, value: String) -> Result<Annotation, ExportError> {
         None => (None, &rest[end..]),
     };
     match rest.strip_prefix('.') {
-        Some(key) if !key.is_empty() => Ok(Annotation { place, platform, key: key.to_owned(), value }),
+        Some(key) if !key.is_empty() => Ok(Annotation {
+            place,
+            platform,
+            key: key.to_owned(),
+            value,
+        }),
         _ => Err(wrong(name, &value, reason)),
     }
 }
@@ -216,17 +276,28 @@ mod tests {
     use super::*;
 
     fn parse(kind: Kind, given: &[(&str, &str)]) -> Result<Attrs, String> {
-        let given = given.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        let given = given
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect();
         Attrs::parse(kind, given).map_err(|error| error.to_string())
     }
 
     #[test]
     fn what_is_unknown_is_refused_by_name() {
         for (kind, name, expected) in [
-            (Kind::Image, "compresion", "unknown attribute \"compresion\" of the output (did you mean compression?)"),
+            (
+                Kind::Image,
+                "compresion",
+                "unknown attribute \"compresion\" of the output (did you mean compression?)",
+            ),
             (Kind::Local, "push", "unknown attribute \"push\" of the output"),
             (Kind::Oci, "push", "unknown attribute \"push\" of the output"),
-            (Kind::Image, "push", "attribute push=\"true\" of the output: there is no name to push to"),
+            (
+                Kind::Image,
+                "push",
+                "attribute push=\"true\" of the output: there is no name to push to",
+            ),
         ] {
             assert_eq!(parse(kind, &[(name, "true")]).expect_err("refused"), expected);
         }
@@ -236,19 +307,35 @@ mod tests {
 
     #[test]
     fn annotations_go_where_they_say() {
-        let attrs = parse(Kind::Image, &[
-            ("annotation.a", "1"),
-            ("annotation-index.b", "2"),
-            ("annotation-manifest-descriptor[linux/arm64].c.d", "3"),
-        ])
+        let attrs = parse(
+            Kind::Image,
+            &[
+                ("annotation.a", "1"),
+                ("annotation-index.b", "2"),
+                ("annotation-manifest-descriptor[linux/arm64].c.d", "3"),
+            ],
+        )
         .expect("fine");
-        let at = |place, platform| attrs.annotations_at(place, platform).into_iter().collect::<Vec<_>>();
+        let at = |place, platform| {
+            attrs
+                .annotations_at(place, platform)
+                .into_iter()
+                .collect::<Vec<_>>()
+        };
         let pair = |key: &str, value: &str| vec![(key.to_owned(), value.to_owned())];
         assert_eq!(at(Place::Manifest, Some("linux/amd64")), pair("a", "1"));
         assert_eq!(at(Place::Index, None), pair("b", "2"));
-        assert_eq!(at(Place::ManifestDescriptor, Some("linux/arm64")), pair("c.d", "3"));
+        assert_eq!(
+            at(Place::ManifestDescriptor, Some("linux/arm64")),
+            pair("c.d", "3")
+        );
         assert_eq!(at(Place::ManifestDescriptor, Some("linux/amd64")), []);
-        for wrong in ["annotation", "annotation-foo.k", "annotation[linux/amd64.k", "annotation."] {
+        for wrong in [
+            "annotation",
+            "annotation-foo.k",
+            "annotation[linux/amd64.k",
+            "annotation.",
+        ] {
             assert!(parse(Kind::Image, &[(wrong, "1")]).is_err(), "{wrong}");
         }
     }

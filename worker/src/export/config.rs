@@ -14,27 +14,42 @@ use oci::{DiffId, History, ImageConfig};
 const COMMENT: &str = "buildkit.exporter.image.v0";
 
 /// Fills in what only the exporter knows.
-pub(super) fn complete(config: &mut ImageConfig, layers: &[LayerBlob], diff_ids: Vec<DiffId>, epoch: Option<i64>) {
+pub(super) fn complete(
+    config: &mut ImageConfig,
+    layers: &[LayerBlob],
+    diff_ids: Vec<DiffId>,
+    epoch: Option<i64>,
+) {
     let times: Vec<String> = layers.iter().map(|layer| text(layer.created)).collect();
     fit_history(&mut config.history, &times);
     fill_times(&mut config.history);
     let epoch = epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
     if let Some(epoch) = epoch {
         for entry in &mut config.history {
-            if entry.created.as_ref().is_some_and(|created| created.parse::<Timestamp>().is_ok_and(|t| t > epoch)) {
+            if entry
+                .created
+                .as_ref()
+                .is_some_and(|created| created.parse::<Timestamp>().is_ok_and(|t| t > epoch))
+            {
                 entry.created = Some(epoch.to_string());
             }
         }
         config.created = Some(epoch.to_string());
     } else if config.created.is_none() {
-        config.created = config.history.iter().rev().find_map(|entry| entry.created.clone());
+        config.created = config
+            .history
+            .iter()
+            .rev()
+            .find_map(|entry| entry.created.clone());
     }
     config.rootfs.kind = "layers".to_owned();
     config.rootfs.diff_ids = diff_ids;
 }
 
 fn text(time: SystemTime) -> String {
-    Timestamp::try_from(time).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
+    Timestamp::try_from(time)
+        .unwrap_or(Timestamp::UNIX_EPOCH)
+        .to_string()
 }
 
 /// As many entries with a layer as there are layers, each with its time.
@@ -46,7 +61,11 @@ fn fit_history(history: &mut Vec<History>, times: &[String]) {
     }
     for time in times.iter().skip(named) {
         let comment = COMMENT.to_owned();
-        history.push(History { created: Some(time.clone()), comment, ..History::default() });
+        history.push(History {
+            created: Some(time.clone()),
+            comment,
+            ..History::default()
+        });
     }
     let layers = history.iter_mut().filter(|entry| !entry.empty_layer);
     for (entry, time) in layers.zip(times) {
@@ -55,9 +74,17 @@ fn fit_history(history: &mut Vec<History>, times: &[String]) {
 }
 
 fn fill_times(history: &mut [History]) {
-    let first_open = history.iter().position(|entry| entry.created.is_none()).unwrap_or(history.len());
-    let after = history[first_open..].iter().find_map(|entry| entry.created.clone());
-    let before = history[..first_open].iter().rev().find_map(|entry| entry.created.clone());
+    let first_open = history
+        .iter()
+        .position(|entry| entry.created.is_none())
+        .unwrap_or(history.len());
+    let after = history[first_open..]
+        .iter()
+        .find_map(|entry| entry.created.clone());
+    let before = history[..first_open]
+        .iter()
+        .rev()
+        .find_map(|entry| entry.created.clone());
     let mut last = after.or(before);
     for entry in &mut history[first_open..] {
         match &entry.created {
@@ -72,7 +99,11 @@ mod tests {
     use super::*;
 
     fn entry(layer: bool, created: Option<&str>) -> History {
-        History { created: created.map(str::to_owned), empty_layer: !layer, ..History::default() }
+        History {
+            created: created.map(str::to_owned),
+            empty_layer: !layer,
+            ..History::default()
+        }
     }
 
     fn times(history: &[History]) -> Vec<Option<&str>> {
@@ -81,11 +112,19 @@ mod tests {
 
     #[test]
     fn entries_without_a_time_take_that_of_a_layer() {
-        let mut history =
-            vec![entry(true, Some("base")), entry(false, None), entry(true, None), entry(false, None), entry(true, None)];
+        let mut history = vec![
+            entry(true, Some("base")),
+            entry(false, None),
+            entry(true, None),
+            entry(false, None),
+            entry(true, None),
+        ];
         fit_history(&mut history, &["x".into(), "one".into(), "two".into()]);
         fill_times(&mut history);
-        assert_eq!(times(&history), [Some("base"), Some("one"), Some("one"), Some("one"), Some("two")]);
+        assert_eq!(
+            times(&history),
+            [Some("base"), Some("one"), Some("one"), Some("one"), Some("two")]
+        );
     }
 
     #[test]

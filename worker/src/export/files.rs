@@ -37,22 +37,45 @@ pub(super) async fn give(
     sink: &Sink,
 ) -> Result<(), ExportError> {
     let meter = SinkMeter::new(sink.clone());
-    let is_split = attrs.platform_split.unwrap_or(source.is_index || source.platforms.len() > 1);
+    let is_split = attrs
+        .platform_split
+        .unwrap_or(source.is_index || source.platforms.len() > 1);
     let mut parts = Vec::new();
     for platform in &source.platforms {
-        let folder = if is_split { platform.id.replace('/', "_") } else { String::new() };
+        let folder = if is_split {
+            platform.id.replace('/', "_")
+        } else {
+            String::new()
+        };
         let folder = RootPath::clean(&folder).map_err(|error| ExportError::Config {
             platform: platform.id.clone(),
             reason: error.to_string(),
         })?;
         let view = match &platform.result {
             Some(result) => result.view(&meter).await?,
-            None => worker.cache.scratch().view(&(Arc::new(NoMeter) as Arc<dyn Meter>)).await?,
+            None => {
+                worker
+                    .cache
+                    .scratch()
+                    .view(&(Arc::new(NoMeter) as Arc<dyn Meter>))
+                    .await?
+            }
         };
-        parts.push(Part { folder, view, epoch: attrs.epoch.or(platform.epoch) });
+        parts.push(Part {
+            folder,
+            view,
+            epoch: attrs.epoch.or(platform.epoch),
+        });
     }
     parts.sort_by(|a, b| a.folder.as_bytes().cmp(b.folder.as_bytes()));
-    let _activity = sink.begin(if matches!(dest, Dest::Dir(_)) { "copying files" } else { "sending tarball" }, "copying");
+    let _activity = sink.begin(
+        if matches!(dest, Dest::Dir(_)) {
+            "copying files"
+        } else {
+            "sending tarball"
+        },
+        "copying",
+    );
     let delete = attrs.delete;
     blocking(move || match dest {
         Dest::Dir(folder) => to_dir(&parts, &folder, delete),
@@ -72,13 +95,25 @@ fn to_tar(parts: &[Part], writer: Box<dyn Write + Send>) -> Result<(), ExportErr
         each(part, &mut |entry, contents| Ok(tar.add(entry, contents)?))?;
     }
     let (mut out, _) = tar.finish()?;
-    out.flush().map_err(|source| ExportError::Write { action: "write the tar".to_owned(), source })
+    out.flush().map_err(|source| ExportError::Write {
+        action: "write the tar".to_owned(),
+        source,
+    })
 }
 
 /// Calls `give` with every entry of a part at its path in the destination.
-fn each(part: &Part, give: &mut dyn FnMut(&Entry, &mut dyn Read) -> Result<(), ExportError>) -> Result<(), ExportError> {
-    let Some(top) = part.view.root() else { return Ok(()) };
-    let prefixed = |path: &RootPath| part.folder.join_path(path).map_err(|cause| ExportError::Tree(cause.into()));
+fn each(
+    part: &Part,
+    give: &mut dyn FnMut(&Entry, &mut dyn Read) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    let Some(top) = part.view.root() else {
+        return Ok(());
+    };
+    let prefixed = |path: &RootPath| {
+        part.folder
+            .join_path(path)
+            .map_err(|cause| ExportError::Tree(cause.into()))
+    };
     part.view.walk(&top, &mut |node, mut entry| {
         entry.path = prefixed(&entry.path)?;
         if entry.kind == Kind::HardLink
@@ -98,8 +133,10 @@ fn each(part: &Part, give: &mut dyn FnMut(&Entry, &mut dyn Read) -> Result<(), E
 }
 
 fn to_dir(parts: &[Part], folder: &Path, delete: bool) -> Result<(), ExportError> {
-    std::fs::create_dir_all(folder)
-        .map_err(|source| ExportError::Write { action: format!("create {}", folder.display()), source })?;
+    std::fs::create_dir_all(folder).map_err(|source| ExportError::Write {
+        action: format!("create {}", folder.display()),
+        source,
+    })?;
     let root = Root::open(folder)?;
     if delete {
         root.remove_all(&RootPath::root())?;

@@ -11,8 +11,8 @@ use cache::layer::rewrite_timestamps;
 use cache::{Cache, LayerBlob, Meter};
 use futures_util::future::try_join_all;
 use oci::{
-    Compression, DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, DiffId, Digest, ImageConfig, Index, Manifest,
-    OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
+    Compression, DOCKER_CONFIG, DOCKER_LIST, DOCKER_MANIFEST, Descriptor, DiffId, Digest, ImageConfig, Index,
+    Manifest, OCI_CONFIG, OCI_INDEX, OCI_MANIFEST,
 };
 use solver::progress::Sink;
 
@@ -58,10 +58,19 @@ pub(super) async fn build(
     let meter = SinkMeter::new(sink.clone());
     let manifests = {
         let _activity = sink.begin("exporting layers", "exporting");
-        try_join_all(source.platforms.iter().map(|platform| one(worker, platform, attrs, &meter))).await?
+        try_join_all(
+            source
+                .platforms
+                .iter()
+                .map(|platform| one(worker, platform, attrs, &meter)),
+        )
+        .await?
     };
     for built in &manifests {
-        drop(sink.begin(format!("exporting manifest {}", built.descriptor.digest), "exporting"));
+        drop(sink.begin(
+            format!("exporting manifest {}", built.descriptor.digest),
+            "exporting",
+        ));
         drop(sink.begin(format!("exporting config {}", built.config.digest), "exporting"));
     }
     let is_index = source.is_index || manifests.len() > 1;
@@ -69,7 +78,11 @@ pub(super) async fn build(
         [only] if !is_index => only.descriptor.clone(),
         all => index(&worker.cache, source, all, attrs, sink)?,
     };
-    Ok(BuiltImage { target, manifests, is_index })
+    Ok(BuiltImage {
+        target,
+        manifests,
+        is_index,
+    })
 }
 
 fn index(
@@ -91,7 +104,10 @@ fn index(
     let bytes = index.to_json();
     cache.content().put(&bytes)?;
     let descriptor = Descriptor::of(media_type, &bytes);
-    drop(sink.begin(format!("exporting manifest list {}", descriptor.digest), "exporting"));
+    drop(sink.begin(
+        format!("exporting manifest list {}", descriptor.digest),
+        "exporting",
+    ));
     Ok(descriptor)
 }
 
@@ -102,7 +118,10 @@ async fn one(
     meter: &Arc<dyn Meter>,
 ) -> Result<BuiltManifest, ExportError> {
     let cache = &worker.cache;
-    let invalid = |reason: String| ExportError::Config { platform: platform.id.clone(), reason };
+    let invalid = |reason: String| ExportError::Config {
+        platform: platform.id.clone(),
+        reason,
+    };
     let mut config = ImageConfig::parse(&platform.config).map_err(|error| invalid(error.to_string()))?;
     let stored = match &platform.result {
         Some(result) => cache.layer_blobs(result, attrs.compression, meter).await?,
@@ -115,7 +134,11 @@ async fn one(
         Some(epoch) if attrs.rewrite_timestamp.unwrap_or(true) => {
             let base = base_layers(platform, &stored).map_err(invalid)?;
             let layers = stored.iter().enumerate().map(|(at, layer)| async move {
-                if at < base { Ok(unchanged(layer, attrs)) } else { rewrite(cache, layer, epoch, attrs, meter).await }
+                if at < base {
+                    Ok(unchanged(layer, attrs))
+                } else {
+                    rewrite(cache, layer, epoch, attrs, meter).await
+                }
             });
             try_join_all(layers).await?
         }
@@ -125,8 +148,11 @@ async fn one(
     config::complete(&mut config, &stored, diff_ids, epoch);
     let config_bytes = config.to_json();
     cache.content().put(&config_bytes)?;
-    let (manifest_type, config_type) =
-        if attrs.is_oci { (OCI_MANIFEST, OCI_CONFIG) } else { (DOCKER_MANIFEST, DOCKER_CONFIG) };
+    let (manifest_type, config_type) = if attrs.is_oci {
+        (OCI_MANIFEST, OCI_CONFIG)
+    } else {
+        (DOCKER_MANIFEST, DOCKER_CONFIG)
+    };
     let config = Descriptor::of(config_type, &config_bytes);
     let entries = layers.iter().map(|layer| layer.descriptor.clone()).collect();
     let mut manifest = Manifest::new(manifest_type, config.clone(), entries);
@@ -134,7 +160,12 @@ async fn one(
     let bytes = manifest.to_json();
     cache.content().put(&bytes)?;
     let descriptor = Descriptor::of(manifest_type, &bytes);
-    Ok(BuiltManifest { platform: platform.id.clone(), descriptor, config, layers })
+    Ok(BuiltManifest {
+        platform: platform.id.clone(),
+        descriptor,
+        config,
+        layers,
+    })
 }
 
 fn unchanged(layer: &LayerBlob, attrs: &Attrs) -> BuiltLayer {
@@ -142,14 +173,23 @@ fn unchanged(layer: &LayerBlob, attrs: &Attrs) -> BuiltLayer {
     if let Some(compression) = Compression::of_layer(&descriptor.media_type) {
         descriptor.media_type = compression.layer_media_type(attrs.is_oci).to_owned();
     }
-    BuiltLayer { descriptor, diff_id: layer.diff_id, stored: Some(layer.clone()) }
+    BuiltLayer {
+        descriptor,
+        diff_id: layer.diff_id,
+        stored: Some(layer.clone()),
+    }
 }
 
 /// How many of the lowest layers are those of the base image.
 fn base_layers(platform: &PlatformResult, layers: &[LayerBlob]) -> Result<usize, String> {
-    let Some(bytes) = &platform.base_config else { return Ok(0) };
+    let Some(bytes) = &platform.base_config else {
+        return Ok(0);
+    };
     let base = ImageConfig::parse(bytes).map_err(|error| error.to_string())?;
-    let same = layers.iter().zip(&base.rootfs.diff_ids).take_while(|(layer, base)| layer.diff_id == **base);
+    let same = layers
+        .iter()
+        .zip(&base.rootfs.diff_ids)
+        .take_while(|(layer, base)| layer.diff_id == **base);
     Ok(same.count())
 }
 
@@ -162,14 +202,23 @@ async fn rewrite(
     meter: &Arc<dyn Meter>,
 ) -> Result<BuiltLayer, ExportError> {
     cache.ensure_blob(&layer.layer, &layer.descriptor, meter).await?;
-    let (cache, packed, choice, is_oci) = (cache.clone(), layer.descriptor.digest, attrs.compression, attrs.is_oci);
+    let (cache, packed, choice, is_oci) = (
+        cache.clone(),
+        layer.descriptor.digest,
+        attrs.compression,
+        attrs.is_oci,
+    );
     blocking(move || {
         let tar = cache::layer::decompress(cache.content().open(&packed)?)?;
-        let write = |source| ExportError::Write { action: "rewrite times of a layer".to_owned(), source };
+        let write = |source| ExportError::Write {
+            action: "rewrite times of a layer".to_owned(),
+            source,
+        };
         let (reader, writer) = std::io::pipe().map_err(write)?;
         let ingest = cache.content().ingest()?;
         let (rewritten, packed) = std::thread::scope(|scope| {
-            let rewriting = scope.spawn(move || rewrite_timestamps(tar, writer, epoch).map(|(_, diff_id, _)| diff_id));
+            let rewriting =
+                scope.spawn(move || rewrite_timestamps(tar, writer, epoch).map(|(_, diff_id, _)| diff_id));
             let packed = cache::layer::compress(reader, ingest, choice.kind, choice.level);
             (rewriting.join(), packed)
         });
@@ -177,7 +226,11 @@ async fn rewrite(
         let packed = packed?;
         packed.out.commit(packed.digest)?;
         let descriptor = Descriptor::new(choice.kind.layer_media_type(is_oci), packed.digest, packed.size);
-        Ok(BuiltLayer { descriptor, diff_id, stored: None })
+        Ok(BuiltLayer {
+            descriptor,
+            diff_id,
+            stored: None,
+        })
     })
     .await
 }
@@ -194,8 +247,16 @@ impl BuiltImage {
     }
 
     /// Brings the layers that are only known by name.
-    pub(super) async fn fetch_layers(&self, cache: &Cache, meter: &Arc<dyn Meter>) -> Result<(), ExportError> {
-        let stored = self.manifests.iter().flat_map(|built| &built.layers).filter_map(|layer| layer.stored.as_ref());
+    pub(super) async fn fetch_layers(
+        &self,
+        cache: &Cache,
+        meter: &Arc<dyn Meter>,
+    ) -> Result<(), ExportError> {
+        let stored = self
+            .manifests
+            .iter()
+            .flat_map(|built| &built.layers)
+            .filter_map(|layer| layer.stored.as_ref());
         try_join_all(stored.map(|layer| cache.ensure_blob(&layer.layer, &layer.descriptor, meter))).await?;
         Ok(())
     }
@@ -210,7 +271,10 @@ impl BuiltImage {
             set("containerimage.config.digest", only.config.digest.to_string());
         }
         let descriptor = oci::go_json(&self.target, false);
-        set("containerimage.descriptor", base64::engine::general_purpose::STANDARD.encode(descriptor));
+        set(
+            "containerimage.descriptor",
+            base64::engine::general_purpose::STANDARD.encode(descriptor),
+        );
         if !attrs.names.is_empty() {
             let names: Vec<_> = attrs.names.iter().map(ToString::to_string).collect();
             set("image.name", names.join(","));
@@ -224,7 +288,10 @@ impl BuiltImage {
         let meter = SinkMeter::new(sink.clone());
         let mut names: Vec<String> = attrs.names.iter().map(ToString::to_string).collect();
         if attrs.name_canonical {
-            let canonical = attrs.names.iter().map(|name| format!("{}@{}", name.name(), self.target.digest));
+            let canonical = attrs
+                .names
+                .iter()
+                .map(|name| format!("{}@{}", name.name(), self.target.digest));
             names.extend(canonical.collect::<Vec<_>>());
         }
         if let (true, Some(prefix)) = (names.is_empty(), &attrs.dangling_prefix) {

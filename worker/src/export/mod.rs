@@ -114,7 +114,11 @@ pub struct Done {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExportError {
     #[error("attribute {name}={value:?} of the output: {reason}")]
-    Attribute { name: String, value: String, reason: String },
+    Attribute {
+        name: String,
+        value: String,
+        reason: String,
+    },
     #[error("unknown attribute {name:?} of the output{hint}")]
     UnknownAttribute { name: String, hint: String },
     #[error("the output needs a destination (dest=…)")]
@@ -138,7 +142,9 @@ pub(crate) enum ExportError {
 impl From<ExportError> for OpError {
     fn from(error: ExportError) -> OpError {
         let blame = match &error {
-            ExportError::Attribute { .. } | ExportError::UnknownAttribute { .. } | ExportError::NoDestination => Blame::User,
+            ExportError::Attribute { .. }
+            | ExportError::UnknownAttribute { .. }
+            | ExportError::NoDestination => Blame::User,
             ExportError::Config { .. } | ExportError::Thread => Blame::Internal,
             ExportError::Registry(error) if !error.is_temporary() => Blame::User,
             _ => Blame::Environment,
@@ -200,5 +206,7 @@ async fn give(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ExportError> + Send + 'static,
 ) -> Result<T, ExportError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| ExportError::Thread)?
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| ExportError::Thread)?
 }

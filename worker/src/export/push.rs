@@ -52,10 +52,15 @@ pub(super) async fn push(
             let blobs = blobs(built);
             let registry = &registry;
             futures_util::stream::iter(blobs.values().map(Ok))
-                .try_for_each_concurrent(AT_ONCE, |blob| async move { send(worker, registry, name, blob, sink).await })
+                .try_for_each_concurrent(AT_ONCE, |blob| async move {
+                    send(worker, registry, name, blob, sink).await
+                })
                 .await?;
         }
-        let _activity = sink.begin(format!("pushing manifest for {name}@{}", built.target.digest), "pushing");
+        let _activity = sink.begin(
+            format!("pushing manifest for {name}@{}", built.target.digest),
+            "pushing",
+        );
         if built.is_index {
             for manifest in &built.manifests {
                 send_manifest(worker, &registry, name, &manifest.descriptor, true).await?;
@@ -79,7 +84,11 @@ fn blobs(built: &BuiltImage) -> BTreeMap<Digest, Blob> {
             };
             blobs.insert(layer.descriptor.digest, blob);
         }
-        let config = Blob { descriptor: manifest.config.clone(), layer: None, mount_from: Vec::new() };
+        let config = Blob {
+            descriptor: manifest.config.clone(),
+            layer: None,
+            mount_from: Vec::new(),
+        };
         blobs.insert(manifest.config.digest, config);
     }
     blobs
@@ -95,15 +104,23 @@ async fn send(
     let digest = blob.descriptor.digest;
     // What was pulled and never read is not here; it is needed only if the registry lacks it.
     let is_here = worker.cache.content().touch(&digest)?;
-    if let (false, Some(stored)) = (is_here, blob.layer.as_ref().and_then(|layer| layer.stored.as_ref())) {
+    if let (false, Some(stored)) = (
+        is_here,
+        blob.layer.as_ref().and_then(|layer| layer.stored.as_ref()),
+    ) {
         let meter = SinkMeter::new(sink.clone());
-        worker.cache.ensure_blob(&stored.layer, &stored.descriptor, &meter).await?;
+        worker
+            .cache
+            .ensure_blob(&stored.layer, &stored.descriptor, &meter)
+            .await?;
     }
     let activity = parking_lot::Mutex::new(sink.begin(format!("pushing {digest}"), "pushing"));
     let total = blob.descriptor.size;
     let progress: Progress = Arc::new(move |sent| activity.lock().set(sent, total));
     let source = Stored(worker.cache.content().path(&digest));
-    registry.push_blob(name, &blob.descriptor, &source, &blob.mount_from, Some(progress)).await?;
+    registry
+        .push_blob(name, &blob.descriptor, &source, &blob.mount_from, Some(progress))
+        .await?;
     Ok(())
 }
 
@@ -114,7 +131,12 @@ async fn send_manifest(
     manifest: &Descriptor,
     by_digest: bool,
 ) -> Result<(), ExportError> {
-    let bytes = worker.cache.content().read(&manifest.digest, MAX_MANIFEST_BYTES as u64)?;
-    registry.push_manifest(name, &manifest.media_type, &bytes, by_digest).await?;
+    let bytes = worker
+        .cache
+        .content()
+        .read(&manifest.digest, MAX_MANIFEST_BYTES as u64)?;
+    registry
+        .push_manifest(name, &manifest.media_type, &bytes, by_digest)
+        .await?;
     Ok(())
 }

@@ -178,7 +178,11 @@ impl Copier<'_> {
         let there = self.stage.lookup(&target)?;
         let there_dir = there.as_ref().is_some_and(Entry::is_dir);
         let contents_only = self.action.dir_copy_contents;
-        let into_it = if node.is_dir() { !contents_only && there.is_some() } else { there_dir };
+        let into_it = if node.is_dir() {
+            !contents_only && there.is_some()
+        } else {
+            there_dir
+        };
         if into_it && let Some(name) = from.file_name() {
             target = target.child(name)?;
         }

@@ -8,8 +8,8 @@ use llb::Vertex;
 use oci::Digest;
 use solver::{CacheMap, Op, OpContext, OpError};
 
-use crate::ops::{cache_error, cache_map};
 use crate::meter::SinkMeter;
+use crate::ops::{cache_error, cache_map};
 use crate::worker::Worker;
 
 /// Merge, diff or passthrough.
@@ -20,7 +20,10 @@ pub(crate) struct CombineOp {
 
 impl CombineOp {
     pub(crate) fn new(worker: Arc<Worker>, vertex: &Vertex) -> Self {
-        Self { worker, vertex: vertex.clone() }
+        Self {
+            worker,
+            vertex: vertex.clone(),
+        }
     }
 
     fn input(inputs: &[ImmutableRef], index: u32) -> Result<ImmutableRef, OpError> {
@@ -35,11 +38,20 @@ impl Op<ImmutableRef> for CombineOp {
         Ok((cache_map(&self.vertex, &self.worker.options.platform)?, true))
     }
 
-    async fn content_digest(&self, _: &OpContext, _: usize, _: &ImmutableRef) -> Result<Option<Digest>, OpError> {
+    async fn content_digest(
+        &self,
+        _: &OpContext,
+        _: usize,
+        _: &ImmutableRef,
+    ) -> Result<Option<Digest>, OpError> {
         Ok(None)
     }
 
-    async fn exec(&self, ctx: &OpContext, mut inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
+    async fn exec(
+        &self,
+        ctx: &OpContext,
+        mut inputs: Vec<ImmutableRef>,
+    ) -> Result<Vec<ImmutableRef>, OpError> {
         let cache = &self.worker.cache;
         if !matches!(self.vertex.op, llb::Op::Passthrough(_)) {
             // What layers are stacked upon is kept; a context read in place is not.
@@ -52,7 +64,12 @@ impl Op<ImmutableRef> for CombineOp {
         let input = |index: u32| Self::input(&inputs, index);
         match &self.vertex.op {
             llb::Op::Merge(merge) => {
-                let parts: Vec<_> = merge.inputs.iter().flatten().map(|index| input(*index)).collect::<Result<_, _>>()?;
+                let parts: Vec<_> = merge
+                    .inputs
+                    .iter()
+                    .flatten()
+                    .map(|index| input(*index))
+                    .collect::<Result<_, _>>()?;
                 Ok(vec![cache.merge(&parts, &info).map_err(cache_error)?])
             }
             llb::Op::Diff(diff) => {
@@ -60,7 +77,9 @@ impl Op<ImmutableRef> for CombineOp {
                 let (lower, upper) = (side(diff.lower)?, side(diff.upper)?);
                 let made = cache.suffix(&lower, &upper, &info).map_err(cache_error)?;
                 let made = made.ok_or_else(|| {
-                    OpError::user("a diff of two results is supported only where the first is the bottom of the second")
+                    OpError::user(
+                        "a diff of two results is supported only where the first is the bottom of the second",
+                    )
                 })?;
                 Ok(vec![made])
             }

@@ -50,8 +50,16 @@ pub(super) struct ExecRun {
 
 impl ExecRun {
     pub(super) fn new(worker: Arc<Worker>, vertex: &Vertex, op: &ExecOp) -> ExecRun {
-        let platform = vertex.platform.clone().unwrap_or_else(|| worker.options.platform.clone());
-        ExecRun { worker, op: op.clone(), platform, caches_anew: vertex.metadata.ignore_cache }
+        let platform = vertex
+            .platform
+            .clone()
+            .unwrap_or_else(|| worker.options.platform.clone());
+        ExecRun {
+            worker,
+            op: op.clone(),
+            platform,
+            caches_anew: vertex.metadata.ignore_cache,
+        }
     }
 
     /// Refuses what this build was not allowed. Every way to a process passes here.
@@ -64,7 +72,10 @@ impl ExecRun {
             return Err(OpError::user("security.insecure is not allowed"));
         }
         if let Some(device) = self.op.cdi_devices.iter().find(|device| !device.optional) {
-            return Err(OpError::user(format!("devices are not supported yet: {}", device.name)));
+            return Err(OpError::user(format!(
+                "devices are not supported yet: {}",
+                device.name
+            )));
         }
         Ok(())
     }
@@ -77,7 +88,8 @@ impl ExecRun {
             env.extend(proxy_variables(proxy));
         }
         let has = |env: &[String], name: &str| {
-            env.iter().any(|variable| variable.split_once('=').is_some_and(|(found, _)| found == name))
+            env.iter()
+                .any(|variable| variable.split_once('=').is_some_and(|(found, _)| found == name))
         };
         if !has(&env, "PATH") {
             env.push(format!("PATH={DEFAULT_PATH}"));
@@ -87,7 +99,10 @@ impl ExecRun {
                 Some(value) => {
                     let text = value.expose_text();
                     let text = text.filter(|text| !text.contains('\0')).ok_or_else(|| {
-                        OpError::user(format!("secret {} cannot be an environment variable: it is no text", secret.id))
+                        OpError::user(format!(
+                            "secret {} cannot be an environment variable: it is no text",
+                            secret.id
+                        ))
                     })?;
                     env.push(format!("{}={text}", secret.name));
                 }
@@ -128,7 +143,11 @@ impl Run for ExecRun {
             caches_anew: self.caches_anew,
         };
         let prepared = preparing.prepare(&self.op).await?;
-        let root = self.op.root().and_then(|root| root.input).and_then(|index| inputs.get(index as usize));
+        let root = self
+            .op
+            .root()
+            .and_then(|root| root.input)
+            .and_then(|index| inputs.get(index as usize));
         let view = match root {
             Some(root) => root.view(&meter).await.map_err(cache_error)?,
             None => cache::view::View::default(),
@@ -136,9 +155,17 @@ impl Run for ExecRun {
         let meta = &self.op.meta;
         let found = user::find_user(&view, &meta.user).map_err(|cause| {
             let (command, how) = (meta.args.join(" "), cause.to_string());
-            OpError::user(ExitError { command, code: 1, how })
+            OpError::user(ExitError {
+                command,
+                code: 1,
+                how,
+            })
         })?;
-        let hostname = if meta.hostname.is_empty() { DEFAULT_HOSTNAME } else { &meta.hostname };
+        let hostname = if meta.hostname.is_empty() {
+            DEFAULT_HOSTNAME
+        } else {
+            &meta.hostname
+        };
         let (lease, network) = self.worker.network(self.op.network, &ctx.progress).await;
         let is_host_network = network == spec::Network::Host;
         let insecure = self.op.security == SecurityMode::Insecure;
@@ -147,12 +174,20 @@ impl Run for ExecRun {
             mounts: prepared.mounts.clone(),
             args: meta.args.clone(),
             env: self.environment(&session, &found.home).await?,
-            cwd: if meta.cwd.is_empty() { "/".to_owned() } else { meta.cwd.clone() },
+            cwd: if meta.cwd.is_empty() {
+                "/".to_owned()
+            } else {
+                meta.cwd.clone()
+            },
             user: found.user,
             hostname: hostname.to_owned(),
             hosts: Some(network::hosts(hostname, &meta.extra_hosts)),
             resolv_conf: Some(network::resolv_conf(is_host_network)),
-            security: if insecure { spec::Security::Insecure } else { spec::Security::Confined },
+            security: if insecure {
+                spec::Security::Insecure
+            } else {
+                spec::Security::Confined
+            },
             network,
             rlimits: rlimits(&self.op)?,
             cgroup_parent: Some(meta.cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
@@ -174,7 +209,8 @@ impl Run for ExecRun {
             cause => OpError::environment(cause),
         })?;
         for note in notes {
-            ctx.progress.log(OutputStream::Stderr, format!("note: {note}\n").as_bytes());
+            ctx.progress
+                .log(OutputStream::Stderr, format!("note: {note}\n").as_bytes());
         }
         let is_fine = match self.op.meta.valid_exit_codes.as_slice() {
             [] => exit.status.code() == 0,
@@ -183,17 +219,29 @@ impl Run for ExecRun {
         if !is_fine || exit.is_out_of_memory && exit.status.code() != 0 {
             return Err(self.error(&exit));
         }
-        tokio::task::spawn_blocking(move || prepared.commit()).await.map_err(|_| OpError::canceled())?
+        tokio::task::spawn_blocking(move || prepared.commit())
+            .await
+            .map_err(|_| OpError::canceled())?
     }
 }
 
 /// A mount of `/dev/shm` by the op is the size asked for (`--shm-size`), not a mount of its own.
 fn with_shm_size(mut spec: Spec) -> Spec {
     let is_shm = |mount: &spec::Mount| {
-        mount.target == "/dev/shm" && matches!(mount.source, spec::Source::Tmpfs { size_bytes: Some(_), .. })
+        mount.target == "/dev/shm"
+            && matches!(
+                mount.source,
+                spec::Source::Tmpfs {
+                    size_bytes: Some(_),
+                    ..
+                }
+            )
     };
     if let Some(at) = spec.mounts.iter().position(is_shm)
-        && let spec::Source::Tmpfs { size_bytes: Some(size), .. } = spec.mounts.remove(at).source
+        && let spec::Source::Tmpfs {
+            size_bytes: Some(size),
+            ..
+        } = spec.mounts.remove(at).source
     {
         spec.shm_size_bytes = size;
     }
@@ -208,7 +256,11 @@ fn rlimits(op: &ExecOp) -> Result<Vec<spec::Rlimit>, OpError> {
             let resource = spec::Resource::parse(&ulimit.name)
                 .ok_or_else(|| OpError::user(format!("unknown ulimit {:?}", ulimit.name)))?;
             let value = |number: i64| u64::try_from(number).unwrap_or(u64::MAX);
-            Ok(spec::Rlimit { resource, soft: value(ulimit.soft), hard: value(ulimit.hard) })
+            Ok(spec::Rlimit {
+                resource,
+                soft: value(ulimit.soft),
+                hard: value(ulimit.hard),
+            })
         })
         .collect()
 }
@@ -223,5 +275,11 @@ fn proxy_variables(proxy: &ProxyEnv) -> Vec<String> {
         ("ALL_PROXY", &proxy.all_proxy),
     ];
     let set = named.into_iter().filter(|(_, value)| !value.is_empty());
-    set.flat_map(|(name, value)| [format!("{name}={value}"), format!("{}={value}", name.to_lowercase())]).collect()
+    set.flat_map(|(name, value)| {
+        [
+            format!("{name}={value}"),
+            format!("{}={value}", name.to_lowercase()),
+        ]
+    })
+    .collect()
 }

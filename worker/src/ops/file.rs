@@ -28,7 +28,10 @@ pub(super) struct FileRun {
 
 impl FileRun {
     pub(super) fn new(worker: Arc<Worker>, op: &FileOp) -> FileRun {
-        FileRun { worker, op: op.clone() }
+        FileRun {
+            worker,
+            op: op.clone(),
+        }
     }
 }
 
@@ -105,7 +108,9 @@ impl Actions {
 
     fn act(&self, stage: &mut Stage, action: &FileAction, source: &View) -> Result<(), FileError> {
         let owner = |chown: &Option<Chown>| {
-            file::find_owner(chown.as_ref(), &mut |input| Ok(self.views.get(input as usize).cloned().unwrap_or_default()))
+            file::find_owner(chown.as_ref(), &mut |input| {
+                Ok(self.views.get(input as usize).cloned().unwrap_or_default())
+            })
         };
         match &action.kind {
             FileActionKind::Copy(copy) => {
@@ -123,7 +128,11 @@ impl Actions {
     fn stage(&mut self, input: FileInput, uses: &[usize]) -> Result<(Stage, ImmutableRef), OpError> {
         let base = match input {
             FileInput::Scratch => self.cache.scratch(),
-            FileInput::Input(index) => self.bases.get(index as usize).cloned().ok_or_else(|| out_of_range(index))?,
+            FileInput::Input(index) => self
+                .bases
+                .get(index as usize)
+                .cloned()
+                .ok_or_else(|| out_of_range(index))?,
             FileInput::Action(index) => {
                 let at = index as usize;
                 if uses.get(at) == Some(&1) {
@@ -142,7 +151,11 @@ impl Actions {
     fn view(&mut self, input: FileInput) -> Result<View, OpError> {
         match input {
             FileInput::Scratch => Ok(View::default()),
-            FileInput::Input(index) => self.views.get(index as usize).cloned().ok_or_else(|| out_of_range(index)),
+            FileInput::Input(index) => self
+                .views
+                .get(index as usize)
+                .cloned()
+                .ok_or_else(|| out_of_range(index)),
             FileInput::Action(index) => {
                 let written = self.written(index as usize)?;
                 self.handle.block_on(written.view(&self.meter)).map_err(failed)
@@ -156,12 +169,18 @@ impl Actions {
         let made = self.made.get_mut(index).ok_or_else(out_of_range)?;
         let written = match std::mem::replace(made, Made::Taken) {
             Made::Ref(found) => found,
-            Made::Taken => return Err(OpError::internal("the result of a file action was handed on already")),
+            Made::Taken => {
+                return Err(OpError::internal(
+                    "the result of a file action was handed on already",
+                ));
+            }
             Made::Stage(stage, base) => {
                 let ingest = self.cache.content().ingest().map_err(failed)?;
                 let cancelled = || self.cancel.is_cancelled();
                 let (ingest, layer) = stage.write(ingest, &cancelled).map_err(told)?;
-                self.cache.add_tar_layer(&base, ingest, layer, self.info.clone()).map_err(failed)?
+                self.cache
+                    .add_tar_layer(&base, ingest, layer, self.info.clone())
+                    .map_err(failed)?
             }
         };
         self.made[index] = Made::Ref(written.clone());

@@ -37,8 +37,18 @@ impl<T: Run> KeyedOp<T> {
 impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
     async fn cache_map(&self, _: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
         let deps = self.key.deps.iter();
-        let deps = deps.map(|dep| Dep { selector: dep.selector, content: dep.content.is_some() }).collect();
-        let map = CacheMap { digest: self.key.digest, deps, is_local: false, explain: self.key.text.clone() };
+        let deps = deps
+            .map(|dep| Dep {
+                selector: dep.selector,
+                content: dep.content.is_some(),
+            })
+            .collect();
+        let map = CacheMap {
+            digest: self.key.digest,
+            deps,
+            is_local: false,
+            explain: self.key.text.clone(),
+        };
         Ok((map, true))
     }
 
@@ -48,7 +58,9 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
         input: usize,
         result: &ImmutableRef,
     ) -> Result<Option<Digest>, OpError> {
-        let Some(paths) = self.key.deps.get(input).and_then(|dep| dep.content.as_ref()) else { return Ok(None) };
+        let Some(paths) = self.key.deps.get(input).and_then(|dep| dep.content.as_ref()) else {
+            return Ok(None);
+        };
         let selectors: Vec<checksum::Selector> = paths
             .iter()
             .map(|path| checksum::Selector {
@@ -60,7 +72,10 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
                 required_paths: path.required_paths.clone(),
             })
             .collect();
-        let view = ctx.unless_canceled(result.view(&SinkMeter::new(ctx.progress.clone()))).await?.map_err(failed)?;
+        let view = ctx
+            .unless_canceled(result.view(&SinkMeter::new(ctx.progress.clone())))
+            .await?
+            .map_err(failed)?;
         let (of, session) = (result.clone(), Session::of(ctx)?);
         let summing = tokio::task::spawn_blocking(move || {
             let digest = checksum::checksum(&view, &selectors)?;
@@ -74,7 +89,12 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
         let summed = ctx.unless_canceled(summing).await?;
         let summed = summed.map_err(|_| OpError::canceled())?;
         summed.map(Some).map_err(|cause| {
-            OpError::user(ChecksumError { cause, of: result.id().map_or_else(|| "scratch".to_owned(), |id| id.to_string()) })
+            OpError::user(ChecksumError {
+                cause,
+                of: result
+                    .id()
+                    .map_or_else(|| "scratch".to_owned(), |id| id.to_string()),
+            })
         })
     }
 

@@ -72,7 +72,11 @@ impl Ops<ImmutableRef> for Worker {
             llb::Op::Merge(_) | llb::Op::Diff(_) | llb::Op::Passthrough(_) => {
                 Arc::new(combine::CombineOp::new(worker, vertex))
             }
-            llb::Op::Exec(op) => Arc::new(KeyedOp::new(self, vertex, exec::ExecRun::new(worker, vertex, op))?),
+            llb::Op::Exec(op) => Arc::new(KeyedOp::new(
+                self,
+                vertex,
+                exec::ExecRun::new(worker, vertex, op),
+            )?),
             llb::Op::File(op) => Arc::new(KeyedOp::new(self, vertex, file::FileRun::new(worker, op))?),
             llb::Op::Build(_) => {
                 return Err(OpError::user(

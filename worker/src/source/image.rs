@@ -22,8 +22,8 @@ use cache::{Cache, ImmutableRef, Origin, RecordInfo};
 use llb::attr;
 use llb::cache::{image_manifest_key, source_key};
 use oci::{
-    ChainId, Descriptor, Digest, Document, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest, Platform,
-    Reference,
+    ChainId, Descriptor, Digest, Document, ImageConfig, MAX_CONFIG_BYTES, MAX_MANIFEST_BYTES, Manifest,
+    Platform, Reference,
 };
 use registry::{Registry, RegistryError};
 use solver::progress::Sink;
@@ -177,7 +177,9 @@ impl Worker {
         place: ImagePlace,
         sink: &Sink,
     ) -> Result<ResolvedImage, OpError> {
-        let found = self.find_image(session, reference, platform, mode, &place, sink).await?;
+        let found = self
+            .find_image(session, reference, platform, mode, &place, sink)
+            .await?;
         Ok(ResolvedImage {
             reference: reference.to_string(),
             digest: found.target.digest,
@@ -197,7 +199,9 @@ impl Worker {
         sink: &Sink,
     ) -> Result<(ImmutableRef, ImageConfig), OpError> {
         let place = ImagePlace::Registry;
-        let found = self.find_image(session, reference, platform, ResolveMode::Default, &place, sink).await?;
+        let found = self
+            .find_image(session, reference, platform, ResolveMode::Default, &place, sink)
+            .await?;
         let made = found.to_ref(&self.cache, reference, None)?;
         Ok((made, found.config))
     }
@@ -217,7 +221,9 @@ impl Worker {
             let folder = session.caller().oci_layout(store);
             let folder = folder.ok_or_else(|| ImageError::NoLayout { store: store.clone() })?;
             let target = oci_layout::find(&folder, reference)?;
-            return self.read_image(reference, platform, Place::Layout(folder), target).await;
+            return self
+                .read_image(reference, platform, Place::Layout(folder), target)
+                .await;
         }
         let (from, target) = self.locate(session, reference, mode).await?;
         let is_own = matches!(from, Place::Store);
@@ -239,14 +245,23 @@ impl Worker {
         from: Place,
         target: Descriptor,
     ) -> Result<Found, ImageError> {
-        let reader = Reader { cache: &self.cache, reference, from: &from };
+        let reader = Reader {
+            cache: &self.cache,
+            reference,
+            from: &from,
+        };
         let manifest = reader.manifest(&target, platform).await?;
         let config_bytes = reader.blob(&manifest.config, MAX_CONFIG_BYTES).await?;
-        let invalid = |reason: String| ImageError::Invalid { reference: reference.to_string(), reason };
+        let invalid = |reason: String| ImageError::Invalid {
+            reference: reference.to_string(),
+            reason,
+        };
         let config = ImageConfig::parse(&config_bytes).map_err(|error| invalid(error.to_string()))?;
         if config.rootfs.diff_ids.len() != manifest.layers.len() {
             let (layers, ids) = (manifest.layers.len(), config.rootfs.diff_ids.len());
-            return Err(invalid(format!("its manifest has {layers} layers, its config {ids}")));
+            return Err(invalid(format!(
+                "its manifest has {layers} layers, its config {ids}"
+            )));
         }
         let origin = match &from {
             Place::Store => None,
@@ -257,7 +272,13 @@ impl Worker {
                 Some(origin)
             }
         };
-        Ok(Found { target, manifest, config, config_bytes, origin })
+        Ok(Found {
+            target,
+            manifest,
+            config,
+            config_bytes,
+            origin,
+        })
     }
 
     /// In the own store, or else in the registry.
@@ -309,7 +330,10 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn invalid(&self, reason: impl ToString) -> ImageError {
-        ImageError::Invalid { reference: self.reference.to_string(), reason: reason.to_string() }
+        ImageError::Invalid {
+            reference: self.reference.to_string(),
+            reason: reason.to_string(),
+        }
     }
 
     /// The manifest for a platform, through as many indexes as it takes.
@@ -323,8 +347,11 @@ impl Reader<'_> {
                 Document::Index(index) => index,
             };
             // Attestations are listed with a platform nobody has.
-            let images: Vec<_> =
-                index.manifests.iter().filter(|e| e.platform.as_ref().is_none_or(|p| p.os != "unknown")).collect();
+            let images: Vec<_> = index
+                .manifests
+                .iter()
+                .filter(|e| e.platform.as_ref().is_none_or(|p| p.os != "unknown"))
+                .collect();
             let platforms: Vec<_> = images.iter().filter_map(|entry| entry.platform.clone()).collect();
             next = match (&images[..], Platform::choose(platforms.iter(), platform)) {
                 ([only], _) if only.platform.is_none() => (*only).clone(),
@@ -340,8 +367,16 @@ impl Reader<'_> {
 
     fn no_platform(&self, wanted: &Platform, offered: &[Platform]) -> ImageError {
         let offered: Vec<_> = offered.iter().map(ToString::to_string).collect();
-        let offered = if offered.is_empty() { "none".to_owned() } else { offered.join(", ") };
-        ImageError::NoPlatform { reference: self.reference.to_string(), wanted: wanted.to_string(), offered }
+        let offered = if offered.is_empty() {
+            "none".to_owned()
+        } else {
+            offered.join(", ")
+        };
+        ImageError::NoPlatform {
+            reference: self.reference.to_string(),
+            wanted: wanted.to_string(),
+            offered,
+        }
     }
 
     /// A small blob, verified and kept.
@@ -351,14 +386,22 @@ impl Reader<'_> {
             return Ok(content.read(&descriptor.digest, limit as u64)?);
         }
         let bytes = match self.from {
-            Place::Store => return Err(ImageError::NotFound { reference: descriptor.digest.to_string() }),
+            Place::Store => {
+                return Err(ImageError::NotFound {
+                    reference: descriptor.digest.to_string(),
+                });
+            }
             Place::Layout(folder) => oci_layout::blob(folder, &descriptor.digest, limit)?,
-            Place::Registry(registry) if is_manifest(descriptor) => {
-                registry.fetch_manifest(self.reference, descriptor).await?.to_vec()
-            }
-            Place::Registry(registry) => {
-                registry.fetch_blob(self.reference, descriptor, None).await?.read_all(limit).await?.to_vec()
-            }
+            Place::Registry(registry) if is_manifest(descriptor) => registry
+                .fetch_manifest(self.reference, descriptor)
+                .await?
+                .to_vec(),
+            Place::Registry(registry) => registry
+                .fetch_blob(self.reference, descriptor, None)
+                .await?
+                .read_all(limit)
+                .await?
+                .to_vec(),
         };
         content.put(&bytes)?;
         Ok(bytes)
@@ -401,30 +444,62 @@ pub(crate) struct ImageOp {
 
 impl ImageOp {
     /// The op of `docker-image://` and `oci-layout://`.
-    pub(crate) fn new(worker: Arc<Worker>, op: &llb::op::SourceOp, platform: Option<&Platform>) -> Result<Self, OpError> {
+    pub(crate) fn new(
+        worker: Arc<Worker>,
+        op: &llb::op::SourceOp,
+        platform: Option<&Platform>,
+    ) -> Result<Self, OpError> {
         let reference = Reference::parse_normalized(op.rest()).map_err(OpError::user)?;
         let mode = match op.attr(attr::IMAGE_RESOLVE_MODE).unwrap_or("default") {
             "default" | "" => ResolveMode::Default,
             "pull" => ResolveMode::Pull,
             "local" => ResolveMode::Local,
-            other => return Err(OpError::user(format!("{} is {other:?}, not default, pull or local", attr::IMAGE_RESOLVE_MODE))),
+            other => {
+                return Err(OpError::user(format!(
+                    "{} is {other:?}, not default, pull or local",
+                    attr::IMAGE_RESOLVE_MODE
+                )));
+            }
         };
         let is_layout = op.scheme() == "oci-layout";
         let place = if is_layout {
-            let store = op.attr(attr::OCI_LAYOUT_STORE).unwrap_or_else(|| reference.path());
+            let store = op
+                .attr(attr::OCI_LAYOUT_STORE)
+                .unwrap_or_else(|| reference.path());
             // `parse_normalized` puts a bare name into Docker Hub's library.
-            ImagePlace::OciLayout { store: store.strip_prefix("library/").unwrap_or(store).to_owned() }
+            ImagePlace::OciLayout {
+                store: store.strip_prefix("library/").unwrap_or(store).to_owned(),
+            }
         } else {
             ImagePlace::Registry
         };
-        let limit = op.attr(if is_layout { attr::OCI_LAYOUT_LAYER_LIMIT } else { attr::IMAGE_LAYER_LIMIT });
+        let limit = op.attr(if is_layout {
+            attr::OCI_LAYOUT_LAYER_LIMIT
+        } else {
+            attr::IMAGE_LAYER_LIMIT
+        });
         let limit = limit.map(|limit| match limit.parse::<u32>() {
             Ok(limit) if limit > 0 => Ok(limit),
-            _ => Err(OpError::user(format!("layer limit {limit:?} is no number above 0"))),
+            _ => Err(OpError::user(format!(
+                "layer limit {limit:?} is no number above 0"
+            ))),
         });
-        let checksum = op.attr(attr::IMAGE_CHECKSUM).map(Digest::parse).transpose().map_err(OpError::user)?;
+        let checksum = op
+            .attr(attr::IMAGE_CHECKSUM)
+            .map(Digest::parse)
+            .transpose()
+            .map_err(OpError::user)?;
         let platform = platform.unwrap_or(&worker.options.platform).clone().normalize();
-        Ok(Self { reference, platform, mode, place, limit: limit.transpose()?, checksum, found: OnceCell::new(), worker })
+        Ok(Self {
+            reference,
+            platform,
+            mode,
+            place,
+            limit: limit.transpose()?,
+            checksum,
+            found: OnceCell::new(),
+            worker,
+        })
     }
 
     async fn found(&self, ctx: &OpContext) -> Result<&Found, OpError> {
@@ -432,7 +507,14 @@ impl ImageOp {
         let finding = async {
             let (worker, reference) = (&self.worker, &self.reference);
             let found = worker
-                .find_image(&session, reference, &self.platform, self.mode, &self.place, &ctx.progress)
+                .find_image(
+                    &session,
+                    reference,
+                    &self.platform,
+                    self.mode,
+                    &self.place,
+                    &ctx.progress,
+                )
                 .await?;
             match self.checksum {
                 Some(wanted) if wanted != found.target.digest => Err(ImageError::Invalid {
@@ -442,7 +524,9 @@ impl ImageOp {
                 _ => Ok(found),
             }
         };
-        self.found.get_or_try_init(|| async { ctx.unless_canceled(finding).await?.map_err(OpError::from) }).await
+        self.found
+            .get_or_try_init(|| async { ctx.unless_canceled(finding).await?.map_err(OpError::from) })
+            .await
     }
 }
 
@@ -453,24 +537,40 @@ impl Op<ImmutableRef> for ImageOp {
         let chain = ChainId::of(&found.config.rootfs.diff_ids[..self.layer_count(found)]);
         let digest = match (index, chain) {
             (1, Some(chain)) => source_key(&chain.digest().to_string()),
-            _ => source_key(&image_manifest_key(&found.target.digest, &self.platform, self.limit).to_string()),
+            _ => {
+                source_key(&image_manifest_key(&found.target.digest, &self.platform, self.limit).to_string())
+            }
         };
         let explain = serde_json::json!({
             "image": self.reference.to_string(),
             "digest": found.target.digest.to_string(),
             "platform": self.platform.to_string(),
         });
-        let map = CacheMap { digest, deps: Vec::new(), is_local: false, explain: explain.to_string() };
+        let map = CacheMap {
+            digest,
+            deps: Vec::new(),
+            is_local: false,
+            explain: explain.to_string(),
+        };
         Ok((map, index >= 1 || chain.is_none()))
     }
 
-    async fn content_digest(&self, _: &OpContext, _: usize, _: &ImmutableRef) -> Result<Option<Digest>, OpError> {
+    async fn content_digest(
+        &self,
+        _: &OpContext,
+        _: usize,
+        _: &ImmutableRef,
+    ) -> Result<Option<Digest>, OpError> {
         Ok(None)
     }
 
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let found = self.found(ctx).await?;
-        Ok(vec![found.to_ref(&self.worker.cache, &self.reference, self.limit)?])
+        Ok(vec![found.to_ref(
+            &self.worker.cache,
+            &self.reference,
+            self.limit,
+        )?])
     }
 }
 

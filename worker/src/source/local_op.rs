@@ -23,14 +23,22 @@ pub(crate) struct LocalSource {
 
 impl LocalSource {
     pub(crate) fn new(worker: Arc<Worker>, op: &SourceOp) -> Result<LocalSource, OpError> {
-        if op.attr(attr::LOCAL_METADATA_TRANSFER).is_some_and(|value| value == "true") {
+        if op
+            .attr(attr::LOCAL_METADATA_TRANSFER)
+            .is_some_and(|value| value == "true")
+        {
             return Err(OpError::user("local.metadatatransfer is not supported yet"));
         }
         let list = |name: &str| match op.attr(name) {
             None | Some("") => Ok(Vec::new()),
             Some(text) => serde_json::from_str::<Option<Vec<String>>>(text)
                 .map(Option::unwrap_or_default)
-                .map_err(|cause| OpError::user(format!("{name} of {} is no list of strings: {cause}", op.identifier))),
+                .map_err(|cause| {
+                    OpError::user(format!(
+                        "{name} of {} is no list of strings: {cause}",
+                        op.identifier
+                    ))
+                }),
         };
         let options = ContextOptions {
             include_patterns: list(attr::LOCAL_INCLUDE_PATTERNS)?,
@@ -41,7 +49,12 @@ impl LocalSource {
         let session = op.attr(attr::LOCAL_SESSION).unwrap_or_default();
         let unique = op.attr(attr::LOCAL_UNIQUE).unwrap_or_default();
         let key = format!("local\0{session}\0{unique}\0{}\0{options:?}", op.identifier);
-        Ok(LocalSource { worker, name: op.rest().to_owned(), options, key })
+        Ok(LocalSource {
+            worker,
+            name: op.rest().to_owned(),
+            options,
+            key,
+        })
     }
 }
 
@@ -56,32 +69,58 @@ impl Op<ImmutableRef> for LocalSource {
     async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
         let scope = Session::of(ctx)?;
         let digest = Digest::of(format!("{}\0{}", scope.caller().id(), self.key).as_bytes());
-        Ok((CacheMap { digest, deps: Vec::new(), is_local: true, explain: String::new() }, true))
+        Ok((
+            CacheMap {
+                digest,
+                deps: Vec::new(),
+                is_local: true,
+                explain: String::new(),
+            },
+            true,
+        ))
     }
 
-    async fn content_digest(&self, _: &OpContext, _: usize, _: &ImmutableRef) -> Result<Option<Digest>, OpError> {
+    async fn content_digest(
+        &self,
+        _: &OpContext,
+        _: usize,
+        _: &ImmutableRef,
+    ) -> Result<Option<Digest>, OpError> {
         Ok(None)
     }
 
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let scope = Session::of(ctx)?;
         let folder = scope.caller().local_dir(&self.name).ok_or_else(|| {
-            OpError::user(format!("no access allowed to dir {:?}: the client does not offer it", self.name))
+            OpError::user(format!(
+                "no access allowed to dir {:?}: the client does not offer it",
+                self.name
+            ))
         })?;
         let kept = self.worker.cache.root().join("contexts");
         std::fs::create_dir_all(&kept).map_err(OpError::environment)?;
         let mut options = self.options.clone();
         options.stat_cache = Some(stat_cache(self.worker.cache.root(), &folder.path));
-        let activity = ctx.progress.begin(format!("transferring {}:", self.name), "transferring");
+        let activity = ctx
+            .progress
+            .begin(format!("transferring {}:", self.name), "transferring");
         let path = folder.path.clone();
         let read = tokio::task::spawn_blocking(move || read_context(&path, &options));
-        let tree = ctx.unless_canceled(read).await?.map_err(|_| OpError::canceled())?.map_err(OpError::user)?;
+        let tree = ctx
+            .unless_canceled(read)
+            .await?
+            .map_err(|_| OpError::canceled())?
+            .map_err(OpError::user)?;
         drop(activity);
         let info = RecordInfo {
             kind: RecordKind::SourceLocal,
             description: format!("local source for {}", self.name),
         };
-        let made = self.worker.cache.add_external(&folder.path, tree, info).map_err(crate::ops::cache_error)?;
+        let made = self
+            .worker
+            .cache
+            .add_external(&folder.path, tree, info)
+            .map_err(crate::ops::cache_error)?;
         Ok(vec![made])
     }
 }

@@ -38,19 +38,32 @@ pub(crate) fn blob_path(folder: &Path, digest: &Digest) -> PathBuf {
 /// The manifest or index that `reference` means in a layout.
 pub(crate) fn find(folder: &Path, reference: &Reference) -> Result<Descriptor, ImageError> {
     let bytes = read(&folder.join("index.json"), MAX_MANIFEST_BYTES)?;
-    let invalid = |reason: String| ImageError::Layout { folder: folder.to_owned(), reason };
+    let invalid = |reason: String| ImageError::Layout {
+        folder: folder.to_owned(),
+        reason,
+    };
     let index = match Document::parse(&bytes, OCI_INDEX).map_err(|error| invalid(error.to_string()))? {
         Document::Index(index) => index,
         Document::Manifest(_) => return Err(invalid("index.json is no index".to_owned())),
     };
     if let Some(digest) = reference.digest() {
-        let found = index.manifests.iter().find(|entry| entry.digest == digest).cloned();
+        let found = index
+            .manifests
+            .iter()
+            .find(|entry| entry.digest == digest)
+            .cloned();
         // A digest may also name something the index does not list at its top.
         return found.map_or_else(|| unlisted(folder, digest), Ok);
     }
-    choose(&index, reference).cloned().ok_or_else(|| ImageError::NotFound {
-        reference: format!("{} in the image layout {}", reference.tag().unwrap_or("latest"), folder.display()),
-    })
+    choose(&index, reference)
+        .cloned()
+        .ok_or_else(|| ImageError::NotFound {
+            reference: format!(
+                "{} in the image layout {}",
+                reference.tag().unwrap_or("latest"),
+                folder.display()
+            ),
+        })
 }
 
 fn unlisted(folder: &Path, digest: Digest) -> Result<Descriptor, ImageError> {
@@ -59,7 +72,12 @@ fn unlisted(folder: &Path, digest: Digest) -> Result<Descriptor, ImageError> {
     let media_type = match parsed {
         Ok(Document::Manifest(manifest)) => manifest.media_type,
         Ok(Document::Index(index)) => index.media_type,
-        Err(error) => return Err(ImageError::Layout { folder: folder.to_owned(), reason: error.to_string() }),
+        Err(error) => {
+            return Err(ImageError::Layout {
+                folder: folder.to_owned(),
+                reason: error.to_string(),
+            });
+        }
     };
     Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
 }
@@ -68,7 +86,10 @@ fn unlisted(folder: &Path, digest: Digest) -> Result<Descriptor, ImageError> {
 fn choose<'a>(index: &'a Index, reference: &Reference) -> Option<&'a Descriptor> {
     let tag = reference.tag().unwrap_or("latest");
     let is_named = |entry: &&Descriptor| {
-        entry.annotations.get(REF_NAME).is_some_and(|name| name == tag || name.ends_with(&format!(":{tag}")))
+        entry
+            .annotations
+            .get(REF_NAME)
+            .is_some_and(|name| name == tag || name.ends_with(&format!(":{tag}")))
     };
     let named = index.manifests.iter().find(is_named);
     match &index.manifests[..] {
@@ -84,15 +105,25 @@ pub(crate) fn blob(folder: &Path, digest: &Digest, limit: usize) -> Result<Vec<u
     let found = Digest::of(&bytes);
     if found != *digest {
         let reason = format!("{} holds {found}", path.display());
-        return Err(ImageError::Layout { folder: folder.to_owned(), reason });
+        return Err(ImageError::Layout {
+            folder: folder.to_owned(),
+            reason,
+        });
     }
     Ok(bytes)
 }
 
 fn read(path: &Path, limit: usize) -> Result<Vec<u8>, ImageError> {
-    let failed = |source| ImageError::Read { path: path.to_owned(), source };
+    let failed = |source| ImageError::Read {
+        path: path.to_owned(),
+        source,
+    };
     let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(failed)?;
+    File::open(path)
+        .map_err(failed)?
+        .take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(failed)?;
     if bytes.len() > limit {
         return Err(failed(std::io::Error::other(format!("more than {limit} bytes"))));
     }
@@ -135,7 +166,11 @@ mod tests {
         ] {
             let reference = Reference::parse_normalized(text).expect("a reference");
             let found = find(folder.path(), &reference).ok().map(|found| found.digest);
-            assert_eq!(found, expected.map(|bytes| Digest::of(bytes.as_bytes())), "{text}");
+            assert_eq!(
+                found,
+                expected.map(|bytes| Digest::of(bytes.as_bytes())),
+                "{text}"
+            );
         }
     }
 
@@ -144,6 +179,9 @@ mod tests {
         let folder = layout(&[("v1", b"one")]);
         let digest = Digest::of(b"one");
         std::fs::write(blob_path(folder.path(), &digest), b"other").expect("a file");
-        assert!(matches!(blob(folder.path(), &digest, 100), Err(ImageError::Layout { .. })));
+        assert!(matches!(
+            blob(folder.path(), &digest, 100),
+            Err(ImageError::Layout { .. })
+        ));
     }
 }

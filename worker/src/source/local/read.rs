@@ -249,7 +249,14 @@ mod tests {
         origin.walked_at.secs += 100;
         let tree = Arc::new(tree.with_origin(origin));
         let contents = Arc::new(Contents::Dir(Root::open(temp.path()).expect("opens")));
-        checksum(&View::new(vec![ViewLayer { tree: tree.clone(), contents }]), &[]).expect("reads");
+        checksum(
+            &View::new(vec![ViewLayer {
+                tree: tree.clone(),
+                contents,
+            }]),
+            &[],
+        )
+        .expect("reads");
         cache::stat_cache::save(&tree).expect("keeps");
         let again = read_context(temp.path(), &options).expect("reads");
         let known = again
