@@ -7,8 +7,8 @@ use oci::Platform;
     "this machine ({host}) cannot run programs for {wanted}: register an emulator with binfmt_misc (package qemu-user-static), or build this stage with --platform=$BUILDPLATFORM"
 )]
 pub(crate) struct NoEmulator {
-    host: Platform,
-    wanted: Platform,
+    host: String,
+    wanted: String,
 }
 
 /// Checks that a step for `wanted` can run.
@@ -18,8 +18,8 @@ pub(crate) fn check(wanted: &Platform) -> Result<(), NoEmulator> {
         return Ok(());
     }
     Err(NoEmulator {
-        host,
-        wanted: wanted.clone(),
+        host: host.to_string(),
+        wanted: wanted.to_string(),
     })
 }
 

@@ -15,7 +15,7 @@ pub struct SinkMeter {
 
 impl SinkMeter {
     /// Reports to `sink`.
-    pub fn new(sink: Sink) -> Arc<dyn Meter> {
+    pub fn shared(sink: Sink) -> Arc<dyn Meter> {
         Arc::new(SinkMeter {
             sink,
             going: Mutex::default(),

@@ -77,6 +77,10 @@ pub struct Index {
 }
 
 /// What a reference may lead to.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there are few of them, and none is moved often"
+)]
 #[derive(Clone, Debug, PartialEq)]
 pub enum Document {
     /// One image.

@@ -37,7 +37,7 @@ pub(super) async fn give(
     dest: Dest,
     sink: &Sink,
 ) -> Result<(), ExportError> {
-    let meter = SinkMeter::new(sink.clone());
+    let meter = SinkMeter::shared(sink.clone());
     built.fetch_layers(&worker.cache, &meter).await?;
     let _activity = sink.begin("sending tarball", "sending");
     let (cache, attrs) = (worker.cache.clone(), attrs.clone());

@@ -36,7 +36,7 @@ pub(super) async fn give(
     dest: Dest,
     sink: &Sink,
 ) -> Result<(), ExportError> {
-    let meter = SinkMeter::new(sink.clone());
+    let meter = SinkMeter::shared(sink.clone());
     let is_split = attrs
         .platform_split
         .unwrap_or(source.is_index || source.platforms.len() > 1);

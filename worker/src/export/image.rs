@@ -55,7 +55,7 @@ pub(super) async fn build(
     attrs: &Attrs,
     sink: &Sink,
 ) -> Result<BuiltImage, ExportError> {
-    let meter = SinkMeter::new(sink.clone());
+    let meter = SinkMeter::shared(sink.clone());
     let manifests = {
         let _activity = sink.begin("exporting layers", "exporting");
         try_join_all(
@@ -285,7 +285,7 @@ impl BuiltImage {
 
     /// Names it in the builder's own store.
     pub(super) async fn name(&self, worker: &Worker, attrs: &Attrs, sink: &Sink) -> Result<(), ExportError> {
-        let meter = SinkMeter::new(sink.clone());
+        let meter = SinkMeter::shared(sink.clone());
         let mut names: Vec<String> = attrs.names.iter().map(ToString::to_string).collect();
         if attrs.name_canonical {
             let canonical = attrs

@@ -108,7 +108,7 @@ async fn send(
         is_here,
         blob.layer.as_ref().and_then(|layer| layer.stored.as_ref()),
     ) {
-        let meter = SinkMeter::new(sink.clone());
+        let meter = SinkMeter::shared(sink.clone());
         worker
             .cache
             .ensure_blob(&stored.layer, &stored.descriptor, &meter)

@@ -55,7 +55,7 @@ impl Op<ImmutableRef> for CombineOp {
         let cache = &self.worker.cache;
         if !matches!(self.vertex.op, llb::Op::Passthrough(_)) {
             // What layers are stacked upon is kept; a context read in place is not.
-            let meter = SinkMeter::new(ctx.progress.clone());
+            let meter = SinkMeter::shared(ctx.progress.clone());
             for input in &mut inputs {
                 *input = input.persist(&meter).await.map_err(cache_error)?;
             }

@@ -133,7 +133,7 @@ impl Run for ExecRun {
         let session = Session::of(ctx)?;
         self.check_entitlements(&session)?;
         crate::emulation::check(&self.platform).map_err(OpError::user)?;
-        let meter = SinkMeter::new(ctx.progress.clone());
+        let meter = SinkMeter::shared(ctx.progress.clone());
         let preparing = Preparing {
             worker: &self.worker,
             ctx,

@@ -38,7 +38,7 @@ impl FileRun {
 #[async_trait]
 impl Run for FileRun {
     async fn run(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
-        let meter = SinkMeter::new(ctx.progress.clone());
+        let meter = SinkMeter::shared(ctx.progress.clone());
         let mut bases = inputs;
         for action in &self.op.actions {
             // A context that is built upon is kept from then on; one that is copied from is read in place.

@@ -73,7 +73,7 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
             })
             .collect();
         let view = ctx
-            .unless_canceled(result.view(&SinkMeter::new(ctx.progress.clone())))
+            .unless_canceled(result.view(&SinkMeter::shared(ctx.progress.clone())))
             .await?
             .map_err(failed)?;
         let (of, session) = (result.clone(), Session::of(ctx)?);
