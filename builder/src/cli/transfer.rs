@@ -118,7 +118,9 @@ pub(super) fn load(global: &Global, args: &LoadArgs) -> Result<ExitStatus> {
         None => Input::Stream(Box::new(std::io::stdin())),
     };
     let mut out = std::io::stdout();
-    for image in archive::load(&cache, input, name.as_ref())? {
+    let loaded = archive::load(&cache, input, name.as_ref())?;
+    cache.barrier()?;
+    for image in loaded {
         match args.quiet {
             true => writeln!(out, "{}", image.target.digest)?,
             false => writeln!(out, "loaded {} ({})", familiar(&image.name), image.target.digest)?,

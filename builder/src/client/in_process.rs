@@ -15,6 +15,7 @@ use crate::build::{self, BuildError, Engine, Outcome};
 use crate::config::Config;
 use crate::progress::{Kind, Look, Screen};
 use crate::request::BuildRequest;
+use cache::Cache;
 use session::{Caller, SessionId};
 use solver::Solver;
 use std::io::Read;
@@ -60,6 +61,9 @@ async fn run(config: &Config, request: BuildRequest, setting: Setting) -> Result
     job.discard().await;
     let summary = screen.finish().await;
     let mut outcome = built?;
+    if summary.ran > 0 {
+        outcome.notes.extend(settle(&engine.cache).await);
+    }
     outcome.summary = summary;
     files::write(&request, &id, &outcome)?;
     Ok(outcome)
@@ -86,6 +90,18 @@ pub fn open(config: &Config, oci_runtime: Option<PathBuf>) -> Result<Engine, Bui
         worker,
         solver,
     })
+}
+
+/// Makes what was built survive a power cut: one sync for the whole build. A build the cache served has nothing worth
+/// waiting for; what it named is made safe by the next one that works. Answers what to tell the user on failure.
+async fn settle(cache: &Cache) -> Option<String> {
+    let cache = cache.clone();
+    let synced = tokio::task::spawn_blocking(move || cache.barrier()).await;
+    match synced {
+        Ok(Ok(())) => None,
+        Ok(Err(error)) => Some(format!("what was built may not survive a power cut: {error}")),
+        Err(error) => Some(format!("what was built may not survive a power cut: {error}")),
+    }
 }
 
 fn entitlements(request: &BuildRequest) -> worker::Entitlements {

@@ -205,6 +205,12 @@ async fn fetch(
         .chain(blobs.iter().map(|blob| blob.digest))
         .collect();
     cache.images().set(&name.to_string(), &target, &digests)?;
+    let (settling, digest) = (cache.clone(), target.digest);
+    let synced = tokio::task::spawn_blocking(move || settling.barrier()).await;
+    synced.map_err(|error| TransferError::Lost {
+        digest,
+        reason: error.to_string(),
+    })??;
     Ok(target.digest)
 }
 
