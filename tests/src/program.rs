@@ -25,6 +25,7 @@ pub enum User {
 pub struct Program {
     root: PathBuf,
     user: User,
+    binary: PathBuf,
 }
 
 /// What a run gave.
@@ -63,7 +64,15 @@ impl Program {
         Program {
             root: root.to_owned(),
             user,
+            binary: Program::binary(),
         }
+    }
+
+    /// The same with another copy of the binary, for a user who may not look into this checkout.
+    #[must_use]
+    pub fn with_binary(mut self, binary: &Path) -> Program {
+        self.binary = binary.to_owned();
+        self
     }
 
     /// Where the binary is: beside the tests, built by the same `cargo test`.
@@ -82,10 +91,10 @@ impl Program {
     /// A command with `args`, the root set and nothing of the user's own configuration.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = match self.user {
-            User::Same => Command::new(Program::binary()),
+            User::Same => Command::new(&self.binary),
             User::Ordinary => {
                 let mut command = Command::new("runuser");
-                command.args(["-u", "builder-test", "--"]).arg(Program::binary());
+                command.args(["-u", "builder-test", "--"]).arg(&self.binary);
                 command
             }
         };
@@ -121,7 +130,7 @@ impl Program {
             .stderr(Stdio::piped());
         let mut child = command
             .spawn()
-            .with_context(|| format!("start {}", Program::binary().display()))?;
+            .with_context(|| format!("start {}", self.binary.display()))?;
         let mut pipe = child.stdin.take().expect("it was asked for");
         let stdin = stdin.to_vec();
         let feeding = std::thread::spawn(move || {

@@ -174,15 +174,24 @@ impl Scenario {
         } else {
             User::Same
         };
+        let mut program = Program::new(&root, user);
+        let mut bases = fixtures().join("bases");
         if user == User::Ordinary {
+            // That user may not look into this checkout.
+            let binary = place.path().join("builder");
+            fs::copy(Program::binary(), &binary)?;
+            copy(&bases, &place.path().join("bases"))?;
+            bases = place.path().join("bases");
             give_away(place.path())?;
+            program = program.with_binary(&binary);
         }
         let case = Case {
             folder: &self.folder,
             dir,
             root: root.clone(),
             out,
-            program: Program::new(&root, user),
+            program,
+            bases,
         };
         let mut last: Option<Image> = None;
         for (number, build) in script.build.iter().enumerate() {
@@ -204,6 +213,7 @@ struct Case<'a> {
     root: PathBuf,
     out: PathBuf,
     program: Program,
+    bases: PathBuf,
 }
 
 impl Case<'_> {
@@ -231,7 +241,7 @@ impl Case<'_> {
         ));
         args.push(format!(
             "--build-context=busybox=oci-layout://{}",
-            fixtures().join("bases/busybox").display()
+            self.bases.join("busybox").display()
         ));
         if build.dockerfile {
             args.extend(["-f".to_owned(), self.dir.join("Dockerfile").display().to_string()]);
