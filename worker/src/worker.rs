@@ -163,7 +163,7 @@ impl Worker {
                 .map_err(|cause| RunError::Bundle(cause.into()))?;
             return self
                 .executor
-                .run_by(runtime, spec, bundle, ctx.progress.clone(), &ctx.cancel)
+                .run_by(runtime, spec, network, bundle, ctx.progress.clone(), &ctx.cancel)
                 .await;
         }
         self.executor

@@ -563,9 +563,9 @@ fn explain(fault: Fault, plan: &Plan, spec: &Spec) -> Failure {
 }
 
 /// Starts a program of the host that sees prepared mounts.
-pub(crate) fn tool(host: &Host, tool: &Tool, io: Io) -> Result<Running, Failure> {
+pub(crate) fn tool(host: &Host, tool: &Tool, io: Io, network: Option<OwnedFd>) -> Result<Running, Failure> {
     let away = Away::from(&host.home)?;
-    let started = start_tool(host, tool, io);
+    let started = start_tool(host, tool, io, network);
     drop(away);
     let (cloned, stubs) = started?;
     let stubs = match tool.stubs {
@@ -582,7 +582,12 @@ pub(crate) fn tool(host: &Host, tool: &Tool, io: Io) -> Result<Running, Failure>
     })
 }
 
-fn start_tool(host: &Host, tool: &Tool, io: Io) -> Result<(sys::Cloned, Vec<Stub>), Failure> {
+fn start_tool(
+    host: &Host,
+    tool: &Tool,
+    io: Io,
+    network: Option<OwnedFd>,
+) -> Result<(sys::Cloned, Vec<Stub>), Failure> {
     // Opened before the staging area covers anything, in the namespace the tool will see.
     let mut places = Vec::new();
     for mount in &tool.mounts {
@@ -645,7 +650,7 @@ fn start_tool(host: &Host, tool: &Tool, io: Io) -> Result<(sys::Cloned, Vec<Stub
     let plan = Plan {
         cgroup_doors: Vec::new(),
         own_cgroups: false,
-        network: NetworkPlan::Inherited,
+        network: network.map_or(NetworkPlan::Inherited, NetworkPlan::Join),
         stdio: io.descriptors,
         terminal: io.terminal,
         root: None,

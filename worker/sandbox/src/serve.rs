@@ -241,7 +241,7 @@ fn try_start(
     };
     match job {
         Job::Step(spec) => launch::step(host, &spec, io, network),
-        Job::Tool(tool) => launch::tool(host, &tool, io),
+        Job::Tool(tool) => launch::tool(host, &tool, io, network),
     }
 }
 

@@ -114,12 +114,12 @@ impl Spawner {
         self.ask(&Job::Step(Box::new(spec.clone())), stdio, network)
     }
 
-    /// Starts a program of the host with mounts prepared for it.
+    /// Starts a program of the host with mounts prepared for it, in the network namespace `network` when there is one.
     ///
     /// # Errors
     /// As [`Spawner::step`].
-    pub fn tool(&self, tool: &Tool, stdio: Stdio) -> Result<Process, Error> {
-        self.ask(&Job::Tool(tool.clone()), stdio, None)
+    pub fn tool(&self, tool: &Tool, stdio: Stdio, network: Option<BorrowedFd<'_>>) -> Result<Process, Error> {
+        self.ask(&Job::Tool(tool.clone()), stdio, network)
     }
 
     fn ask(&self, job: &Job, stdio: Stdio, network: Option<BorrowedFd<'_>>) -> Result<Process, Error> {

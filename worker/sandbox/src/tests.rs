@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -12,7 +13,7 @@ use crate::spec::{
     Limits, Mount, MountFlags, Network, Overlay, Resource, Rlimit, Root, SecretFile, Security, Source, Spec,
     Stubs, Upper, User,
 };
-use crate::{Error, Exit, Process, Spawner, Status, Stdio};
+use crate::{Error, Exit, Process, Spawner, Status, Stdio, Tool, ToolMount};
 
 /// One spawner for all tests of this program, as in the builder.
 fn spawner() -> &'static Spawner {
@@ -411,6 +412,57 @@ fn no_network_means_loopback_alone() {
     };
     let text = output(&spec);
     assert!(text.starts_with("lo\n") && text.contains("127.0.0.1/8"), "{text}");
+}
+
+#[test]
+fn a_tool_sees_its_layers_and_the_network_it_was_given() {
+    let Some(ground) = Ground::new("a_tool_sees_its_layers_and_the_network_it_was_given") else {
+        return;
+    };
+    // A thread that leaves the machine's network hands on the namespace it is in then.
+    let namespace = std::thread::spawn(|| {
+        crate::sys::unshare(rustix::thread::UnshareFlags::NEWNET).expect("a network namespace");
+        fs::File::open("/proc/thread-self/ns/net").expect("opened")
+    });
+    let namespace = namespace.join().expect("no panic");
+    let target = ground.path("shared/inside");
+    let script = format!("cat /proc/self/net/dev; ls {}", target.display());
+    let overlay = Overlay {
+        lowers: vec![ground.path("lower"), ground.path("layers")],
+        upper: None,
+    };
+    fs::create_dir(ground.path("layers")).expect("made");
+    let tool = Tool {
+        args: vec!["/bin/sh".into(), "-c".into(), script],
+        env: vec!["PATH=/usr/bin:/bin".into()],
+        cwd: "/".into(),
+        mounts: vec![ToolMount {
+            target: target.clone(),
+            overlay,
+        }],
+        targets: Vec::new(),
+        directories: Vec::new(),
+        stubs: Stubs::Keep,
+    };
+    let (stdio, out, _err) = Stdio::pipes().expect("pipes");
+    let mut process = spawner()
+        .tool(&tool, stdio, Some(namespace.as_fd()))
+        .expect("started");
+    let mut text = String::new();
+    fs::File::from(out).read_to_string(&mut text).expect("text");
+    assert_eq!(process.wait().expect("ended").status, Status::Code(0), "{text}");
+    let links: Vec<_> = text
+        .lines()
+        .filter_map(|line| line.split_once(':'))
+        .map(|(name, _)| name.trim())
+        .collect();
+    assert_eq!(links, ["lo"], "{text}");
+    assert!(text.ends_with("bin\netc\n"), "{text}");
+    assert_eq!(
+        fs::read_dir(&target).expect("listed").count(),
+        0,
+        "mounted for the tool alone"
+    );
 }
 
 #[test]

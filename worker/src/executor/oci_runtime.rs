@@ -7,18 +7,20 @@
 //! The runtime runs inside a mount namespace of its own, in which the layers are mounted where `config.json` says; so
 //! they are gone when it ends, however it ends. The bundle is thrown away after the step. Secrets lie in memory only.
 //!
-//! Differs: a step run so shares the machine's network unless it has none, as no namespace can be handed over; a note
-//! says so (scenario `run/oci-runtime-runc`).
+//! The network is the one the runtime is started in, so that a step has the same one as by our own sandbox
+//! (scenario `run/oci-runtime-runc`).
 use super::{Executor, RunError};
 use cache::Aside;
 use sandbox::{
     Exit, Spec, Tool, ToolMount,
+    network::Lease,
     spec::{self, Network, Source, Stubs},
 };
 use serde_json::{Value, json};
 use solver::progress::Sink;
 use std::{
     fs, io,
+    os::fd::AsFd,
     os::unix::fs::{PermissionsExt, chown},
     path::{Path, PathBuf},
     sync::Arc,
@@ -108,6 +110,7 @@ impl Executor {
         self: &Arc<Self>,
         runtime: &Path,
         spec: Spec,
+        network: Option<Lease>,
         bundle: Aside,
         progress: Sink,
         cancel: &CancellationToken,
@@ -115,13 +118,12 @@ impl Executor {
         let runtime = find(runtime).map_err(|cause| RunError::Bundle(cause.into()))?;
         let (tool, secrets) =
             bundled(&runtime, &spec, bundle.path()).map_err(|cause| RunError::Bundle(cause.into()))?;
-        let start =
-            move |spawner: &sandbox::Spawner, stdio| Ok((spawner.tool(&tool, stdio)?, (bundle, secrets)));
-        let (exit, mut notes) = self.follow(start, progress, cancel).await?;
-        if spec.network == Network::Own {
-            notes.push("a step run by another OCI runtime shares the machine's network".to_owned());
-        }
-        Ok((exit, notes))
+        let start = move |spawner: &sandbox::Spawner, stdio| {
+            let namespace = network.as_ref().map(AsFd::as_fd);
+            let process = spawner.tool(&tool, stdio, namespace)?;
+            Ok((process, (bundle, secrets, network)))
+        };
+        self.follow(start, progress, cancel).await
     }
 }
 
