@@ -224,20 +224,21 @@ impl Ingest {
     ///
     /// # Errors
     /// Those of renaming and of the database.
-    pub fn commit(mut self, digest: Digest) -> Result<()> {
+    pub fn commit(self, digest: Digest) -> Result<()> {
+        let db = self.store.inner.db.clone();
+        let placed = self.place(digest)?;
+        db.write("file blob", |tx| placed.record(tx))
+    }
+
+    /// Gives the blob its name; it counts once [`Placed::record`] is part of a transaction that is committed.
+    pub(crate) fn place(mut self, digest: Digest) -> Result<Placed> {
         self.file = None;
         let path = self.store.path(&digest);
         fs::rename(&self.path, &path).map_err(CacheError::io("rename into place", &path))?;
-        let (size, now) = (self.bytes.cast_signed(), crate::clock::now());
-        self.store.inner.db.write("file blob", |tx| {
-            let epoch = db::epoch(tx)?;
-            tx.prepare_cached(
-                "INSERT INTO blobs VALUES (?1, ?2, ?3, ?4)
-                 ON CONFLICT (digest) DO UPDATE SET used = excluded.used, epoch = excluded.epoch",
-            )?
-            .execute(params![digest.as_bytes(), size, now, epoch])
-        })?;
-        Ok(())
+        Ok(Placed {
+            digest,
+            bytes: self.bytes,
+        })
     }
 
     /// Says what a failed write means: what was written, and how far it came.
@@ -253,6 +254,30 @@ impl Ingest {
             },
             false => CacheError::io("write", &self.path)(cause),
         }
+    }
+}
+
+/// A blob that has its name, but no row yet.
+pub(crate) struct Placed {
+    digest: Digest,
+    bytes: u64,
+}
+
+impl Placed {
+    /// Writes its row.
+    pub(crate) fn record(&self, tx: &rusqlite::Connection) -> rusqlite::Result<()> {
+        let epoch = db::epoch(tx)?;
+        tx.prepare_cached(
+            "INSERT INTO blobs VALUES (?1, ?2, ?3, ?4)
+             ON CONFLICT (digest) DO UPDATE SET used = excluded.used, epoch = excluded.epoch",
+        )?
+        .execute(params![
+            self.digest.as_bytes(),
+            self.bytes.cast_signed(),
+            crate::clock::now(),
+            epoch
+        ])?;
+        Ok(())
     }
 }
 

@@ -253,11 +253,12 @@ impl Cache {
         layer: TarLayer,
         info: RecordInfo,
     ) -> Result<ImmutableRef> {
-        tar.commit(layer.diff_id.digest())?;
+        let placed = tar.place(layer.diff_id.digest())?;
         let tree = layer.tree.encode();
         let chain = chain_above(parent, Some(layer.diff_id));
         let small = (tree.len() <= SMALL_TREE_BYTES).then_some(&tree);
         let row = self.inner.db.write("add layer", |tx| {
+            placed.record(tx)?;
             let layer_id = insert_layer(tx, Some(layer.diff_id), false, small)?;
             insert_ref(tx, parent, layer_id, chain, &info)
         })?;
