@@ -494,7 +494,11 @@ fn spawn(
     let cloned = match sys::clone_vfork(&options, &mut child) {
         // Not ours to enter (no delegation), or no clone3: the group only counts; it confines where it must.
         Err(error) if options.cgroup.is_some() && !group.confines_devices() => {
-            notes.push(format!("the step runs outside its cgroup: {error}"));
+            if !spec.limits.is_empty() {
+                notes.push(format!(
+                    "the limits of the step are not in force: join its cgroup: {error}"
+                ));
+            }
             sys::clone_vfork(&CloneOptions { flags, cgroup: None }, &mut child)
         }
         other => other,

@@ -466,6 +466,27 @@ fn a_tool_sees_its_layers_and_the_network_it_was_given() {
 }
 
 #[test]
+fn nobody_else_may_add_to_our_groups() {
+    let Some(ground) = Ground::new("nobody_else_may_add_to_our_groups") else {
+        return;
+    };
+    output(&ground.spec("true"));
+    let Some(unified) = crate::cgroup::Hierarchies::find().unified else {
+        return;
+    };
+    let ours = format!("-{}-", std::process::id());
+    for group in fs::read_dir(unified.join("builder"))
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
+        if group.file_name().to_string_lossy().contains(&ours) {
+            assert_eq!(group.metadata().expect("stat").mode() & 0o022, 0, "{group:?}");
+        }
+    }
+}
+
+#[test]
 fn killing_ends_all_descendants() {
     let Some(ground) = Ground::new("killing_ends_all_descendants") else {
         return;

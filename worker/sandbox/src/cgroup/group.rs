@@ -3,6 +3,7 @@
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,10 +76,13 @@ impl Cgroups {
         let mut group = Group::none();
         if let Some(base) = self.unified_base(&parent) {
             let dir = base.join(id);
-            match fs::create_dir(&dir).and_then(|()| open_dir(&dir)) {
+            match create_dir(&dir).and_then(|()| open_dir(&dir)) {
                 Ok(fd) => group.unified = Some((dir, fd)),
                 Err(error) if self.device_program.is_some() => return Err(error).during(|| making(&dir)),
-                Err(error) => notes.push(format!("no cgroup for this step: {error}")),
+                Err(error) if !spec.limits.is_empty() => {
+                    notes.push(format!("no cgroup for this step: {error}"))
+                }
+                Err(_) => {}
             }
         }
         if let (Some((dir, fd)), Some(program)) = (&group.unified, &self.device_program)
@@ -181,8 +185,13 @@ fn make_with_controllers(top: &Path, group: &Path) -> io::Result<()> {
     fs::remove_dir(probe)
 }
 
+/// Only root may add to a group, whatever our umask.
+fn create_dir(path: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().mode(0o755).create(path)
+}
+
 fn make_dir(path: &Path) -> io::Result<()> {
-    match fs::create_dir(path) {
+    match create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,
     }
