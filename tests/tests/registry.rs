@@ -1,4 +1,6 @@
 //! Images through a real registry, looked at and run by tools of others: docker-registry, skopeo, umoci, runc.
+#![expect(clippy::print_stdout, reason = "a test says by name what it skips")]
+
 use std::{
     fs,
     net::TcpListener,

@@ -1,0 +1,150 @@
+//! What a machine can check of how the code is kept: sizes, module docs, unsafe code, directions, unfinished work.
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// The most lines a file may have, its tests left out.
+const MAX_LINES: usize = 800;
+
+/// Which of our crates each crate may use; `ARCHITECTURE.md` has the same table.
+const DIRECTIONS: [(&str, &str, &[&str]); 13] = [
+    ("oci", "cache/oci", &[]),
+    ("tree", "cache/tree", &[]),
+    ("keys", "cache/keys", &["oci"]),
+    ("registry", "cache/registry", &["oci"]),
+    ("cache", "cache", &["oci", "tree", "keys", "registry"]),
+    ("llb", "solver/llb", &["oci"]),
+    ("solver", "solver", &["oci", "keys", "llb"]),
+    ("frontend", "frontend", &["oci", "tree", "llb"]),
+    ("session", "worker/session", &["oci", "tree"]),
+    ("sandbox", "worker/sandbox", &[]),
+    (
+        "worker",
+        "worker",
+        &[
+            "oci", "tree", "registry", "keys", "cache", "llb", "solver", "session", "sandbox",
+        ],
+    ),
+    ("api", "builder/api", &["llb", "session"]),
+    (
+        "builder",
+        "builder",
+        &[
+            "api", "frontend", "solver", "llb", "cache", "oci", "tree", "keys", "registry", "worker",
+            "session", "sandbox",
+        ],
+    ),
+];
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("the crate lies in the project")
+        .to_owned()
+}
+
+/// Every Rust file of the project, with its text.
+fn sources() -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut folders: Vec<PathBuf> = ["builder", "cache", "frontend", "solver", "worker", "tests"]
+        .iter()
+        .map(|room| project().join(room))
+        .collect();
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(&folder).expect("a folder of the project").flatten() {
+            let path = entry.path();
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if path.is_dir() && name != "target" {
+                folders.push(path);
+            } else if name.ends_with(".rs") {
+                let text = fs::read_to_string(&path).expect("source is text");
+                found.insert(
+                    path.strip_prefix(project()).expect("it lies there").to_owned(),
+                    text,
+                );
+            }
+        }
+    }
+    assert!(found.len() > 100, "only {} files were found", found.len());
+    found
+}
+
+#[test]
+fn files_are_short_enough_to_be_read() {
+    for (path, text) in sources() {
+        let is_exempt =
+            path.ends_with("generated.rs") || path.components().any(|part| part.as_os_str() == "tests");
+        let lines = text
+            .split("#[cfg(test)]\nmod tests {")
+            .next()
+            .unwrap_or_default()
+            .lines()
+            .count();
+        assert!(
+            is_exempt || lines <= MAX_LINES,
+            "{} has {lines} lines",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn every_file_says_what_it_is() {
+    for (path, text) in sources() {
+        let is_exempt =
+            path.ends_with("generated.rs") || path.ends_with("tests.rs") || path.starts_with("tests/fuzz");
+        let first = text
+            .lines()
+            .find(|line| !line.starts_with("#!") && !line.is_empty())
+            .unwrap_or_default();
+        assert!(
+            is_exempt || first.starts_with("//!"),
+            "{} begins with {first:?}",
+            path.display()
+        );
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_one_file() {
+    for (path, text) in sources() {
+        if path == Path::new("worker/sandbox/src/sys.rs") || path == Path::new("tests/tests/tidy.rs") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let is_unsafe = ["unsafe {", "unsafe fn", "unsafe impl", "unsafe extern"]
+                .iter()
+                .any(|word| code.contains(word));
+            assert!(!is_unsafe, "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}
+
+#[test]
+fn nothing_is_left_unfinished() {
+    for (path, text) in sources() {
+        if path == Path::new("tests/tests/tidy.rs") {
+            continue;
+        }
+        for word in ["todo!(", "unimplemented!(", "TODO", "FIXME", "dbg!("] {
+            assert!(!text.contains(word), "{} has {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn arrows_between_crates_point_one_way() {
+    let names: Vec<&str> = DIRECTIONS.iter().map(|(name, _, _)| *name).collect();
+    for (name, folder, allowed) in DIRECTIONS {
+        let path = project().join(folder).join("Cargo.toml");
+        let text = fs::read_to_string(&path).expect("a manifest");
+        let manifest: toml::Table = text.parse().expect("TOML");
+        let used = manifest["dependencies"].as_table().cloned().unwrap_or_default();
+        for other in used.keys().filter(|other| names.contains(&other.as_str())) {
+            assert!(allowed.contains(&other.as_str()), "{name} may not use {other}");
+        }
+    }
+}
