@@ -31,8 +31,8 @@ const DIRECTIONS: [(&str, &str, &[&str]); 12] = [
         "builder",
         "builder",
         &[
-            "frontend", "solver", "llb", "cache", "oci", "tree", "keys", "registry", "worker",
-            "session", "sandbox",
+            "frontend", "solver", "llb", "cache", "oci", "tree", "keys", "registry", "worker", "session",
+            "sandbox",
         ],
     ),
 ];
