@@ -12,11 +12,13 @@
 //! 4. `client` opens the engine in this process and offers it the user's things.
 //! 5. `build` is one build from request to answer.
 //! 6. `progress` shows it.
+//! 7. `history` keeps what it showed and how it ended.
 pub mod units;
 pub mod config;
 pub mod request;
 pub mod progress;
 pub mod excerpt;
+pub mod history;
 pub mod build;
 pub mod stored;
 pub mod client;

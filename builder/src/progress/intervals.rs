@@ -45,7 +45,8 @@ impl Intervals {
             .sum()
     }
 
-    fn merged(&self, now: SystemTime) -> Vec<(SystemTime, SystemTime)> {
+    /// The intervals in order, joined where they touch; what is open ends `now`.
+    pub fn merged(&self, now: SystemTime) -> Vec<(SystemTime, SystemTime)> {
         let mut merged: Vec<(SystemTime, SystemTime)> = Vec::new();
         for (&start, &end) in &self.0 {
             let end = end.unwrap_or(now.max(start));

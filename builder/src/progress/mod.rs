@@ -26,7 +26,9 @@ mod screen;
 #[cfg(test)]
 mod recorded;
 
+pub(crate) use intervals::Intervals;
 pub use model::Model;
 pub use screen::{Kind, Look, Screen};
 pub use summary::Summary;
+pub(crate) use text::plain_name;
 pub use text::{clip, plain_line, width};

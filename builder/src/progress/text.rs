@@ -35,7 +35,7 @@ pub fn plain_line(line: &[u8], colour: bool) -> String {
 }
 
 /// A name or message on one line: as [`plain_line`] without colour, but line ends are escaped as well.
-pub(super) fn plain_name(text: &str) -> String {
+pub(crate) fn plain_name(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
