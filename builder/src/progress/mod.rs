@@ -23,6 +23,7 @@ mod terminal;
 mod json;
 mod summary;
 mod screen;
+pub mod wire;
 #[cfg(test)]
 mod recorded;
 

@@ -12,6 +12,7 @@
 //!
 //! Never decides whether something is *allowed*: entitlements are the builder's. Reads no environment:
 //! what an environment variable held is handed in as a value.
+pub mod wire;
 mod secret;
 mod ssh;
 mod caller;
