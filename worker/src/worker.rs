@@ -5,6 +5,7 @@
 //! ```
 
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
@@ -142,6 +143,23 @@ impl Worker {
             }
         }
         (None, spec::Network::Host)
+    }
+
+    /// An address by which steps reach this machine (`--add-host name=host-gateway`). Where they share its network, that
+    /// is its loopback.
+    ///
+    /// # Errors
+    /// This machine has no address that steps would reach.
+    pub async fn host_address(&self) -> Result<IpAddr, sandbox::Error> {
+        if self.network_fault.get().is_some() {
+            return Ok(Ipv4Addr::LOCALHOST.into());
+        }
+        let networks = self.networks.clone();
+        match tokio::task::spawn_blocking(move || networks.host_address()).await {
+            Ok(found) => found.map(IpAddr::V4),
+            // The runtime is going away, and the build with it.
+            Err(_) => Ok(Ipv4Addr::LOCALHOST.into()),
+        }
     }
 
     /// Why steps have no network of their own, if a step was to have one and could not.

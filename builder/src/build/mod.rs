@@ -7,6 +7,7 @@ mod error;
 mod permissions;
 mod bridge;
 mod docker_daemon;
+mod host_gateway; // the machine's address among the names of --add-host
 mod outcome;
 mod outputs;
 mod run;

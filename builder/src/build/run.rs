@@ -6,7 +6,7 @@
 use super::bridge::Bridge;
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
-use super::{BuildError, permissions};
+use super::{BuildError, host_gateway, permissions};
 use crate::request::BuildRequest;
 use cache::{Cache, ImmutableRef};
 use frontend::{Answer, Options};
@@ -36,7 +36,7 @@ pub async fn run(
     request: &BuildRequest,
 ) -> Result<Outcome, BuildError> {
     outputs::check(request)?;
-    let options = options(request, &session)?;
+    let options = options(engine, request, &session).await?;
     let definition_step = format!("[internal] load build definition from {}", options.filename);
     let bridge = Bridge {
         engine,
@@ -80,8 +80,10 @@ fn explain(
     words
 }
 
-fn options(request: &BuildRequest, session: &Session) -> Result<Options, BuildError> {
-    let mut options = Options::from_attributes(&request.attributes())?;
+async fn options(engine: &Engine, request: &BuildRequest, session: &Session) -> Result<Options, BuildError> {
+    let mut attributes = request.attributes();
+    host_gateway::resolve(&mut attributes, &engine.worker).await?;
+    let mut options = Options::from_attributes(&attributes)?;
     options.session = session.caller().id().to_string();
     Ok(options)
 }

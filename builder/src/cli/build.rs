@@ -12,12 +12,11 @@ use super::{contexts, outputs};
 use crate::client::{self, Setting};
 use crate::config::{Config, DockerCredentials};
 use crate::progress::{Kind, Look};
-use crate::request::{BuildRequest, HostAddress, NetworkMode, NoCache};
+use crate::request::{BuildRequest, NoCache};
 use anyhow::Result;
 use oci::{Platform, Reference};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Read, Write};
-use std::net::Ipv4Addr;
 
 /// Runs a build from its flags.
 pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
@@ -105,7 +104,7 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
         add_hosts: flags
             .add_host
             .iter()
-            .map(|value| reachable(values::add_host(value)?, network))
+            .map(|value| values::add_host(value))
             .collect::<Result<_, _>>()?,
         network,
         shm_size: shm_size(flags.shm_size.as_deref())?,
@@ -134,21 +133,6 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
         explain: flags.explain == Some(true),
     };
     Ok((request, found.stdin))
-}
-
-/// `host-gateway` as an address: with the machine's own network that is the machine itself.
-fn reachable(host: (String, HostAddress), network: NetworkMode) -> Result<(String, HostAddress), UsageError> {
-    match (host.1, network) {
-        (HostAddress::Ip(_), _) => Ok(host),
-        (HostAddress::Gateway, NetworkMode::Host) => {
-            Ok((host.0, HostAddress::Ip(Ipv4Addr::LOCALHOST.into())))
-        }
-        (HostAddress::Gateway, _) => Err(UsageError::new(format!(
-            "--add-host {}=host-gateway: the machine's address is not known before a step's network is made",
-            host.0
-        ))
-        .hint("name an address of this machine, or use --network host --allow network.host")),
-    }
 }
 
 pub(super) fn reference(flag: &str, text: &str) -> Result<Reference, UsageError> {

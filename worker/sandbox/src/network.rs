@@ -24,7 +24,7 @@ mod slirp;
 use std::{
     fs::File,
     io,
-    net::Ipv4Addr,
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Mutex,
 };
@@ -38,6 +38,9 @@ use reaper::{Leaving, Reaper};
 
 /// Name of the bridge that all steps of all builders of this machine hang on.
 const BRIDGE: &str = "builder0";
+
+/// An address that is not on this machine: TEST-NET-1, RFC 5737.
+const OUTSIDE: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
 
 /// A part of setting up a network that failed.
 pub(crate) fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> Error {
@@ -134,6 +137,29 @@ impl Networks {
         match self.way {
             Way::Bridge => self.by_bridge(namespace, inside),
             Way::Slirp => slirp::lease(namespace),
+        }
+    }
+
+    /// An address by which steps reach this machine (`host-gateway`): the bridge's own, which is set up for this if need
+    /// be; without root that of the interface by which this machine reaches others.
+    ///
+    /// # Errors
+    /// [`Error::Network`]: no bridge can be had, or this machine has no address that others reach.
+    pub fn host_address(&self) -> Result<Ipv4Addr, Error> {
+        if self.way == Way::Bridge {
+            let mut host = Netlink::route().map_err(failed("open a route socket"))?;
+            return Ok(self.bridge(&mut host)?.subnet.gateway());
+        }
+        // Connecting a datagram socket sends nothing, but picks the address that a packet would have.
+        let picked = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).and_then(|socket| {
+            socket.connect((OUTSIDE, 9))?;
+            socket.local_addr()
+        });
+        match picked.map_err(failed("find this machine's own address"))?.ip() {
+            IpAddr::V4(address) if !address.is_loopback() => Ok(address),
+            other => Err(failed("find this machine's own address")(io::Error::other(
+                format!("it would be {other}"),
+            ))),
         }
     }
 

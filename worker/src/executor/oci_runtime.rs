@@ -185,13 +185,6 @@ fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<
     for mount in &spec.mounts {
         making.mount(mount)?;
     }
-    let config = config(spec, &making.mounts);
-    // Whatever the specification does not know is a mistake of ours: better found here than by the runtime.
-    let checked: oci_spec::runtime::Spec = serde_json::from_value(config).map_err(io::Error::other)?;
-    fs::write(
-        bundle.join("config.json"),
-        serde_json::to_vec(&checked).map_err(io::Error::other)?,
-    )?;
     let id = format!(
         "builder-{}",
         bundle
@@ -199,6 +192,13 @@ fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default()
     );
+    let config = config(spec, &making.mounts, &id);
+    // Whatever the specification does not know is a mistake of ours: better found here than by the runtime.
+    let checked: oci_spec::runtime::Spec = serde_json::from_value(config).map_err(io::Error::other)?;
+    fs::write(
+        bundle.join("config.json"),
+        serde_json::to_vec(&checked).map_err(io::Error::other)?,
+    )?;
     let text = |path: &Path| path.display().to_string();
     let state = bundle.join("state");
     fs::create_dir(&state)?;
@@ -334,7 +334,7 @@ fn beneath(root: &Path, subpath: &str) -> io::Result<PathBuf> {
     }
 }
 
-fn config(spec: &Spec, mounts: &[Value]) -> Value {
+fn config(spec: &Spec, mounts: &[Value], id: &str) -> Value {
     let insecure = spec.security == spec::Security::Insecure;
     let given = if insecure {
         spec::Capabilities::ALL
@@ -363,6 +363,15 @@ fn config(spec: &Spec, mounts: &[Value]) -> Value {
             json!({"type": name, "soft": limit.soft, "hard": limit.hard})
         })
         .collect();
+    let mut linux = json!({
+        "namespaces": namespaces,
+        "maskedPaths": if insecure { Vec::new() } else { MASKED.to_vec() },
+        "readonlyPaths": if insecure { Vec::new() } else { READONLY.to_vec() },
+        "resources": resources(spec, insecure),
+    });
+    if let Some(parent) = &spec.cgroup_parent {
+        linux["cgroupsPath"] = json!(format!("/{}/{id}", parent.trim_matches('/')));
+    }
     json!({
         "ociVersion": "1.0.2",
         "process": {
@@ -378,11 +387,39 @@ fn config(spec: &Spec, mounts: &[Value]) -> Value {
         "root": {"path": "rootfs", "readonly": false},
         "hostname": spec.hostname,
         "mounts": mounts,
-        "linux": {
-            "namespaces": namespaces,
-            "maskedPaths": if insecure { Vec::new() } else { MASKED.to_vec() },
-            "readonlyPaths": if insecure { Vec::new() } else { READONLY.to_vec() },
-            "resources": {"devices": [{"allow": insecure, "access": "rwm"}]},
-        },
+        "linux": linux,
     })
+}
+
+/// Devices and limits; only what is limited is named.
+fn resources(spec: &Spec, insecure: bool) -> Value {
+    let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(-1);
+    let limits = &spec.limits;
+    let mut all = json!({"devices": [{"allow": insecure, "access": "rwm"}]});
+    let mut set = |group: &str, name: &str, value: Option<Value>| {
+        if let Some(value) = value {
+            all[group][name] = value;
+        }
+    };
+    set(
+        "memory",
+        "limit",
+        limits.memory_bytes.map(|bytes| json!(signed(bytes))),
+    );
+    set(
+        "memory",
+        "swap",
+        limits.memory_swap_bytes.map(|bytes| json!(signed(bytes))),
+    );
+    set("cpu", "shares", limits.cpu_shares.map(|shares| json!(shares)));
+    set(
+        "cpu",
+        "quota",
+        limits.cpu_quota_us.map(|quota| json!(signed(quota))),
+    );
+    set("cpu", "period", limits.cpu_period_us.map(|period| json!(period)));
+    set("cpu", "cpus", limits.cpuset_cpus.as_ref().map(|cpus| json!(cpus)));
+    set("cpu", "mems", limits.cpuset_mems.as_ref().map(|mems| json!(mems)));
+    set("pids", "limit", limits.pids.map(|pids| json!(signed(pids))));
+    all
 }

@@ -15,7 +15,7 @@ use crate::{
 use async_trait::async_trait;
 use cache::ImmutableRef;
 use llb::{
-    Vertex,
+    LinuxResources, Vertex,
     op::{ExecOp, NetMode, ProxyEnv, SecurityMode},
 };
 use oci::Platform;
@@ -46,6 +46,7 @@ pub(super) struct ExecRun {
     op: ExecOp,
     platform: Platform,
     caches_anew: bool,
+    limits: spec::Limits,
 }
 
 impl ExecRun {
@@ -59,6 +60,11 @@ impl ExecRun {
             op: op.clone(),
             platform,
             caches_anew: vertex.metadata.ignore_cache,
+            limits: vertex
+                .metadata
+                .linux_resources
+                .as_ref()
+                .map_or_else(spec::Limits::default, limits),
         }
     }
 
@@ -190,6 +196,7 @@ impl Run for ExecRun {
             },
             network,
             rlimits: rlimits(&self.op)?,
+            limits: self.limits.clone(),
             cgroup_parent: Some(meta.cgroup_parent.clone()).filter(|parent| !parent.is_empty()),
             stubs: match meta.remove_mount_stubs_recursive {
                 true => spec::Stubs::RemoveWithParents,
@@ -246,6 +253,27 @@ fn with_shm_size(mut spec: Spec) -> Spec {
         spec.shm_size_bytes = size;
     }
     spec
+}
+
+/// Limits of the step's cgroup. They are no part of the cache key.
+/// Differs: where two builds run one step at once, the limits of the first hold, not the looser of both.
+fn limits(resources: &LinuxResources) -> spec::Limits {
+    let above_zero = |number: u64| Some(number).filter(|number| *number > 0);
+    let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+    spec::Limits {
+        memory_bytes: u64::try_from(resources.memory).ok().and_then(above_zero),
+        memory_swap_bytes: match resources.memory_swap {
+            0 => None,
+            // -1 is no limit.
+            bytes => Some(u64::try_from(bytes).unwrap_or(u64::MAX)),
+        },
+        cpu_shares: above_zero(resources.cpu_shares),
+        cpu_quota_us: u64::try_from(resources.cpu_quota).ok().and_then(above_zero),
+        cpu_period_us: above_zero(resources.cpu_period),
+        cpuset_cpus: text(&resources.cpuset_cpus),
+        cpuset_mems: text(&resources.cpuset_mems),
+        pids: None,
+    }
 }
 
 fn rlimits(op: &ExecOp) -> Result<Vec<spec::Rlimit>, OpError> {
