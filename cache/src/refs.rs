@@ -110,6 +110,8 @@ pub(crate) struct LayerState {
     pub(crate) has_dir: bool,
     /// The user's directory, for a context read in place.
     pub(crate) external: Option<PathBuf>,
+    /// What keeps that directory as it is.
+    pub(crate) _hold: Option<Arc<dyn std::any::Any + Send + Sync>>,
     /// A copy of that directory, where a step had to have one.
     pub(crate) own_dir: Option<OwnDir>,
 }

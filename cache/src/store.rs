@@ -321,17 +321,25 @@ impl Cache {
         }
     }
 
-    /// A directory of the user, read in place: `tree` says which of its entries count. Never kept.
+    /// A directory of the user, read in place: `tree` says which of its entries count. Never kept. `hold` is held as long
+    /// as the directory may be read.
     ///
     /// # Errors
     /// Those of opening the directory.
-    pub fn add_external(&self, root: &Path, tree: TreeIndex, info: RecordInfo) -> Result<ImmutableRef> {
+    pub fn add_external(
+        &self,
+        root: &Path,
+        tree: TreeIndex,
+        info: RecordInfo,
+        hold: Option<Arc<dyn std::any::Any + Send + Sync>>,
+    ) -> Result<ImmutableRef> {
         let opened = Root::open(root).map_err(|e| CacheError::Layer(e.into()))?;
         let number = self.inner.next_external.fetch_add(1, Ordering::Relaxed);
         let id = -1 - i64::try_from(number).expect("fewer contexts than that");
         let state = LayerState {
             readable: Some((Arc::new(tree), Arc::new(Contents::Dir(opened)))),
             external: Some(root.to_owned()),
+            _hold: hold,
             ..LayerState::default()
         };
         let layer = Layer {

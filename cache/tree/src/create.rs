@@ -94,6 +94,17 @@ impl Root {
             .map_err(|cause| self.error("hard link to", path, cause))
     }
 
+    /// Makes `path` a further name of the file of the same path in another root of the same file system.
+    ///
+    /// # Errors
+    /// The kernel's; `EXDEV` and `EMLINK` where a copy must be made instead.
+    pub fn link_from(&self, other: &Root, path: &RootPath) -> Result<()> {
+        let (from, name) = other.parent_of("link from", path)?;
+        let (to, _) = self.parent_of("link", path)?;
+        rustix::fs::linkat(&from, name, &to, name, AtFlags::empty())
+            .map_err(|cause| self.error("link", path, cause))
+    }
+
     /// Makes a device or a named pipe.
     ///
     /// # Errors

@@ -2,7 +2,7 @@
 //!
 //! | question | answer | nothing there |
 //! |---|---|---|
-//! | `local_dir(name)` | a directory to read in place | `None` |
+//! | `local_dir(request)` | a directory to read in place | `None` |
 //! | `oci_layout(name)` | the root of an image layout | `None` |
 //! | `secret(id)` | its bytes | `Ok(None)`: fatal only if the mount is required |
 //! | `ssh_agent(id)` | a handle on an agent | `Ok(None)`: likewise |
@@ -10,7 +10,7 @@
 //! | `upload(id)` | the stream a client sends (a context tar on stdin) | an error: each can be taken once |
 use crate::{Secret, SshAgent};
 use async_trait::async_trait;
-use std::{fmt, io, path::PathBuf};
+use std::{fmt, io, path::PathBuf, sync::Arc};
 use tokio::io::AsyncRead;
 
 /// The name of a session: 25 characters of lower-case base 36 on the wire; any text in tests.
@@ -35,12 +35,44 @@ impl fmt::Display for SessionId {
     }
 }
 
+/// What a build wants of a directory of the caller.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LocalRequest {
+    /// Its name in the build (`context`, `dockerfile`, a named context).
+    pub name: String,
+    /// Only what these take; empty means everything.
+    pub include_patterns: Vec<String>,
+    /// Nothing that these take.
+    pub exclude_patterns: Vec<String>,
+    /// Paths that are wanted, with the links along them.
+    pub follow_paths: Vec<String>,
+    /// Which copies may stand in for each other, beside the name.
+    pub shared_key_hint: String,
+    /// Send every file, even where nothing seems changed.
+    pub asks_for_all: bool,
+}
+
 /// A directory of the caller, on this machine, to be read in place and never written.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct LocalDir {
     /// Absolute path of the directory.
     pub path: PathBuf,
+    /// True if it holds only what was asked for; the patterns need not be applied again.
+    pub is_filtered: bool,
+    /// Keeps the directory as it is; held as long as anything of it is read.
+    pub hold: Option<Arc<dyn std::any::Any + Send + Sync>>,
 }
+
+impl fmt::Debug for LocalDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LocalDir")
+            .field("path", &self.path)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Told of bytes as they come.
+pub type Meter = Arc<dyn Fn(u64) + Send + Sync>;
 
 /// What to show a registry. `Debug` prints no password.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -54,6 +86,14 @@ pub enum RegistryCredential {
     },
     /// An OAuth2 refresh token.
     IdentityToken(Secret),
+}
+
+/// A file on its way to the caller.
+pub struct FileSend {
+    /// Takes its bytes; blocks while the caller is behind.
+    pub writer: Box<dyn io::Write + Send>,
+    /// Ends when the caller has taken all; to be awaited after the writer is dropped.
+    pub done: tokio::task::JoinHandle<Result<(), SessionError>>,
 }
 
 /// The bytes of an upload, read once.
@@ -104,6 +144,38 @@ pub enum SessionError {
         /// The upload's id.
         id: String,
     },
+    /// The client refused, or does not speak as it should.
+    #[error("{doing}: {reason}")]
+    Refused {
+        /// What was asked of it.
+        doing: String,
+        /// What it said.
+        reason: String,
+    },
+    /// A directory could not be received.
+    #[error("receive {name:?} from the client: {source}")]
+    Receive {
+        /// The directory's name in the build.
+        name: String,
+        /// Why.
+        source: crate::transfer::ReceiveError,
+    },
+    /// Something of this machine did not work.
+    #[error("{doing}: {source}")]
+    Machine {
+        /// What was attempted.
+        doing: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+    /// No such session came in time.
+    #[error("no active session for {session}: the client did not open it within {seconds} s")]
+    Missing {
+        /// The session's id.
+        session: SessionId,
+        /// How long it was waited for.
+        seconds: u64,
+    },
     /// The client is gone.
     #[error("session {session} ended before it answered")]
     Ended {
@@ -118,8 +190,9 @@ pub trait Caller: Send + Sync + fmt::Debug {
     /// The session's name; enters the ids of one-shot sources, never a cache key.
     fn id(&self) -> &SessionId;
 
-    /// A directory by its name in the build (`context`, `dockerfile`, a named context).
-    fn local_dir(&self, name: &str) -> Option<LocalDir>;
+    /// A directory by its name in the build (`context`, `dockerfile`, a named context), there to be read when this returns.
+    async fn local_dir(&self, request: &LocalRequest, meter: Meter)
+    -> Result<Option<LocalDir>, SessionError>;
 
     /// The root of an OCI image layout by its store name (`--build-context x=oci-layout://…`).
     fn oci_layout(&self, name: &str) -> Option<PathBuf>;
@@ -135,4 +208,16 @@ pub trait Caller: Send + Sync + fmt::Debug {
 
     /// Takes an upload; each can be taken once.
     async fn upload(&self, id: &str) -> Result<Upload, SessionError>;
+
+    /// Begins to send one file (an archive) to the caller, for the output of this number; `None` where the caller is this
+    /// process and needs nothing sent.
+    async fn send_file(&self, output: usize) -> Result<Option<FileSend>, SessionError>;
+
+    /// Sends a directory to the caller, for the output of this number; false where the caller is this process.
+    async fn send_dir(
+        &self,
+        output: usize,
+        dir: &std::path::Path,
+        meter: Meter,
+    ) -> Result<bool, SessionError>;
 }

@@ -2,13 +2,16 @@
 //!
 //! ```text
 //! worker ─▶ Caller ─┬─▶ LocalCaller   the asker is this very process: everything is read in place
-//!                   └─▶ (a tunnel)    the asker is a client on the wire; arrives with the services
+//!                   └─▶ RemoteCaller  the asker is a client on the wire, reached through the tunnel it opened
 //! ```
 //!
 //! 1. `caller` is the trait the worker asks through; it never asks anybody else for the user's things.
 //! 2. `secret` holds bytes that can be used but not printed.
 //! 3. `ssh` is a handle on an agent of the caller.
 //! 4. `local` answers from this process: paths, values and sockets that were named on the command line.
+//! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it.
+//! 6. `received` keeps what clients sent, so that next time only changes travel.
+//! 7. `remote` answers by asking a client; `sessions` finds the client of a build.
 //!
 //! Never decides whether something is *allowed*: entitlements are the builder's. Reads no environment:
 //! what an environment variable held is handed in as a value.
@@ -17,8 +20,18 @@ mod secret;
 mod ssh;
 mod caller;
 mod local;
+pub mod tunnel;
+pub mod transfer;
+mod received;
+mod remote;
+mod sessions;
 
-pub use caller::{Caller, LocalDir, RegistryCredential, SessionError, SessionId, Upload};
+pub use caller::{
+    Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
+};
 pub use local::{CredentialLookup, LocalCaller, LocalOptions, NoCredentials, SecretSource, SshSource};
+pub use received::{Copy, Received};
+pub use remote::RemoteCaller;
 pub use secret::{MAX_SECRET_BYTES, Secret};
+pub use sessions::{Attachment, LateCaller, Sessions};
 pub use ssh::SshAgent;

@@ -3,7 +3,9 @@
 //! Directories and layouts are handed out as paths and read in place; secrets are read when a step asks for
 //! them, not before; credentials come from a lookup that may start a helper program, so it runs on a thread
 //! that may block.
-use crate::caller::{Caller, LocalDir, RegistryCredential, SessionError, SessionId, Upload};
+use crate::caller::{
+    Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
+};
 use crate::{MAX_SECRET_BYTES, Secret, SshAgent};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -115,8 +117,13 @@ impl Caller for LocalCaller {
         &self.id
     }
 
-    fn local_dir(&self, name: &str) -> Option<LocalDir> {
-        self.dirs.get(name).map(|path| LocalDir { path: path.clone() })
+    async fn local_dir(&self, request: &LocalRequest, _: Meter) -> Result<Option<LocalDir>, SessionError> {
+        let found = self.dirs.get(&request.name);
+        Ok(found.map(|path| LocalDir {
+            path: path.clone(),
+            is_filtered: false,
+            hold: None,
+        }))
     }
 
     fn oci_layout(&self, name: &str) -> Option<PathBuf> {
@@ -164,6 +171,14 @@ impl Caller for LocalCaller {
         uploads
             .remove(id)
             .ok_or_else(|| SessionError::Upload { id: id.to_owned() })
+    }
+
+    async fn send_file(&self, _: usize) -> Result<Option<FileSend>, SessionError> {
+        Ok(None)
+    }
+
+    async fn send_dir(&self, _: usize, _: &Path, _: Meter) -> Result<bool, SessionError> {
+        Ok(false)
     }
 }
 
@@ -257,7 +272,7 @@ mod tests {
         });
         let agent = caller.ssh_agent("").await.expect("no error").expect("forwarded");
         assert_eq!(agent.socket(), Path::new("/run/agent"));
-        assert_eq!(caller.ssh_agent("other").await.expect("no error"), None);
+        assert!(caller.ssh_agent("other").await.expect("no error").is_none());
     }
 
     #[test]

@@ -4,13 +4,22 @@
 //! name when the options are read, because serving one would need an agent of our own inside the builder.
 use crate::SessionError;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::net::UnixStream;
 
 /// A handle on one agent; every use opens its own connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone)]
 pub struct SshAgent {
     id: String,
     socket: PathBuf,
+    /// What serves the socket, if that is this process.
+    _hold: Option<Arc<dyn std::any::Any + Send + Sync>>,
+}
+
+impl std::fmt::Debug for SshAgent {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SshAgent({:?} at {})", self.id, self.socket.display())
+    }
 }
 
 impl SshAgent {
@@ -19,6 +28,19 @@ impl SshAgent {
         SshAgent {
             id: id.into(),
             socket: socket.into(),
+            _hold: None,
+        }
+    }
+
+    /// An agent at `socket`, served as long as `hold` is held.
+    pub fn served(
+        id: impl Into<String>,
+        socket: impl Into<PathBuf>,
+        hold: Arc<dyn std::any::Any + Send + Sync>,
+    ) -> SshAgent {
+        SshAgent {
+            _hold: Some(hold),
+            ..SshAgent::new(id, socket)
         }
     }
 

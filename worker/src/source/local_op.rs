@@ -7,6 +7,8 @@ use async_trait::async_trait;
 use cache::{ImmutableRef, RecordInfo, RecordKind};
 use llb::{attr, op::SourceOp};
 use oci::Digest;
+use parking_lot::Mutex;
+use session::LocalRequest;
 use solver::{CacheMap, Op, OpContext, OpError};
 use std::{
     path::{Path, PathBuf},
@@ -16,8 +18,7 @@ use std::{
 /// A local source.
 pub(crate) struct LocalSource {
     worker: Arc<Worker>,
-    name: String,
-    options: ContextOptions,
+    request: LocalRequest,
     key: String,
 }
 
@@ -40,21 +41,21 @@ impl LocalSource {
                     ))
                 }),
         };
-        let options = ContextOptions {
+        let request = LocalRequest {
+            name: op.rest().to_owned(),
             include_patterns: list(attr::LOCAL_INCLUDE_PATTERNS)?,
             exclude_patterns: list(attr::LOCAL_EXCLUDE_PATTERNS)?,
             follow_paths: list(attr::LOCAL_FOLLOW_PATHS)?,
-            stat_cache: None,
+            shared_key_hint: op
+                .attr(attr::LOCAL_SHARED_KEY_HINT)
+                .unwrap_or_default()
+                .to_owned(),
+            asks_for_all: op.attr(attr::LOCAL_DIFFER) == Some("none"),
         };
         let session = op.attr(attr::LOCAL_SESSION).unwrap_or_default();
         let unique = op.attr(attr::LOCAL_UNIQUE).unwrap_or_default();
-        let key = format!("local\0{session}\0{unique}\0{}\0{options:?}", op.identifier);
-        Ok(LocalSource {
-            worker,
-            name: op.rest().to_owned(),
-            options,
-            key,
-        })
+        let key = format!("local\0{session}\0{unique}\0{}\0{request:?}", op.identifier);
+        Ok(LocalSource { worker, request, key })
     }
 }
 
@@ -62,6 +63,12 @@ impl LocalSource {
 fn stat_cache(root: &Path, folder: &Path) -> PathBuf {
     let name = Digest::of(folder.as_os_str().as_encoded_bytes()).hex();
     root.join("contexts").join(&name[..32])
+}
+
+/// The folder by which digests are found again: a copy that was received is one of several in a folder of the client's.
+fn stays(folder: &session::LocalDir) -> &Path {
+    let of_client = folder.path.parent().and_then(Path::parent);
+    of_client.filter(|_| folder.is_filtered).unwrap_or(&folder.path)
 }
 
 #[async_trait]
@@ -91,19 +98,43 @@ impl Op<ImmutableRef> for LocalSource {
 
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let scope = Session::of(ctx)?;
-        let folder = scope.caller().local_dir(&self.name).ok_or_else(|| {
-            OpError::user(format!(
-                "no access allowed to dir {:?}: the client does not offer it",
-                self.name
-            ))
-        })?;
+        let name = &self.request.name;
+        let activity = Arc::new(Mutex::new((
+            ctx.progress
+                .begin(format!("transferring {name}:"), "transferring"),
+            0u64,
+        )));
+        let meter = activity.clone();
+        let count = move |bytes: u64| {
+            let (activity, total) = &mut *meter.lock();
+            *total += bytes;
+            activity.set(*total, 0);
+        };
+        let asked = scope.caller().local_dir(&self.request, Arc::new(count));
+        let folder = ctx
+            .unless_canceled(asked)
+            .await?
+            .map_err(OpError::user)?
+            .ok_or_else(|| {
+                OpError::user(format!(
+                    "no access allowed to dir {name:?}: the client does not offer it"
+                ))
+            })?;
         let kept = self.worker.cache.root().join("contexts");
         std::fs::create_dir_all(&kept).map_err(OpError::environment)?;
-        let mut options = self.options.clone();
-        options.stat_cache = Some(stat_cache(self.worker.cache.root(), &folder.path));
-        let activity = ctx
-            .progress
-            .begin(format!("transferring {}:", self.name), "transferring");
+        let mut options = ContextOptions {
+            stat_cache: Some(stat_cache(self.worker.cache.root(), stays(&folder))),
+            ..ContextOptions::default()
+        };
+        if !folder.is_filtered {
+            options
+                .include_patterns
+                .clone_from(&self.request.include_patterns);
+            options
+                .exclude_patterns
+                .clone_from(&self.request.exclude_patterns);
+            options.follow_paths.clone_from(&self.request.follow_paths);
+        }
         let path = folder.path.clone();
         let read = tokio::task::spawn_blocking(move || read_context(&path, &options));
         let tree = ctx
@@ -114,12 +145,12 @@ impl Op<ImmutableRef> for LocalSource {
         drop(activity);
         let info = RecordInfo {
             kind: RecordKind::SourceLocal,
-            description: format!("local source for {}", self.name),
+            description: format!("local source for {name}"),
         };
         let made = self
             .worker
             .cache
-            .add_external(&folder.path, tree, info)
+            .add_external(&folder.path, tree, info, folder.hold)
             .map_err(crate::ops::cache_error)?;
         Ok(vec![made])
     }

@@ -1,0 +1,633 @@
+//! The caller that is a client on the wire: every question is a call through the tunnel the client opened.
+//!
+//! ```text
+//! local_dir ─▶ FileSync/DiffCopy ─▶ transfer::Receiver ─▶ received/…      secret ─▶ Secrets/GetSecret
+//! ssh_agent ─▶ a socket here ─▶ SSH/ForwardAgent                          upload ─▶ Upload/Pull
+//! credentials ─▶ Auth/Credentials                                         send_* ─▶ FileSend/DiffCopy
+//! ```
+//!
+//! A method the client does not offer is never called. Whatever it sends is checked by the one who reads it.
+use crate::caller::{
+    Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
+};
+use crate::received::{Copy, Received};
+use crate::sessions::Attachment;
+use crate::transfer::{Incoming, Limits, Outcome, Previous, ReceiveError, Receiver, Sender};
+use crate::wire::filesync::auth_client::AuthClient;
+use crate::wire::filesync::{
+    BytesMessage, CredentialsRequest, file_send_client::FileSendClient, file_sync_client::FileSyncClient,
+};
+use crate::wire::fsutil::Packet;
+use crate::wire::{secrets, ssh, upload};
+use crate::{MAX_SECRET_BYTES, Secret, SshAgent};
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use prost::Message;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::io::StreamReader;
+use tokio_util::sync::CancellationToken;
+use tonic::metadata::{MetadataMap, MetadataValue};
+use tonic::transport::Channel;
+use tonic::{Code, Request, Status, Streaming};
+use tree::{Everything, Root, WalkOptions, walk};
+
+const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
+const FILE_SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
+const GET_SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
+const CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
+const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
+const PULL: &str = "/moby.upload.v1.Upload/Pull";
+
+/// Messages waiting between the wire and the thread that works on them.
+const QUEUE: usize = 16;
+/// The largest message taken; BuildKit's clients send at most 16 MiB.
+const MAX_MESSAGE: usize = 16 << 20;
+/// Bytes of a file sent at once.
+const FILE_CHUNK: usize = 1 << 20;
+
+/// A client on the wire.
+#[derive(Debug)]
+pub struct RemoteCaller {
+    id: SessionId,
+    shared_key: String,
+    methods: BTreeSet<String>,
+    channel: Channel,
+    received: Arc<Received>,
+    ended: CancellationToken,
+}
+
+impl RemoteCaller {
+    /// The client that opened a session; `ended` is cancelled when it is gone.
+    pub fn new(
+        attachment: Attachment,
+        channel: Channel,
+        received: Arc<Received>,
+        ended: CancellationToken,
+    ) -> RemoteCaller {
+        RemoteCaller {
+            id: SessionId::new(attachment.id),
+            shared_key: attachment.shared_key,
+            methods: attachment
+                .methods
+                .iter()
+                .map(|method| method.to_ascii_lowercase())
+                .collect(),
+            channel,
+            received,
+            ended,
+        }
+    }
+
+    /// Whether the client offers a method (`/package.Service/Method`).
+    pub fn offers(&self, method: &str) -> bool {
+        self.methods.contains(&method.to_ascii_lowercase())
+    }
+
+    /// The channel to the client's services.
+    pub fn channel(&self) -> Channel {
+        self.channel.clone()
+    }
+
+    /// Ends when the client is gone.
+    pub fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// An answer, or that the client is gone.
+    async fn ask<T>(&self, question: impl Future<Output = T>) -> Result<T, SessionError> {
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Err(SessionError::Ended { session: self.id.clone() }),
+            answer = question => Ok(answer),
+        }
+    }
+
+    async fn receive(
+        &self,
+        request: &LocalRequest,
+        meter: Meter,
+        copy: &Copy,
+        older: Option<&Copy>,
+    ) -> Result<Outcome, SessionError> {
+        let (to_client, outgoing) = mpsc::channel(QUEUE);
+        let mut call = Request::new(ReceiverStream::new(outgoing));
+        let headers = call.metadata_mut();
+        append(headers, "dir-name", std::slice::from_ref(&request.name));
+        append(headers, "include-patterns", &request.include_patterns);
+        append(headers, "exclude-patterns", &request.exclude_patterns);
+        append(headers, "followpaths", &request.follow_paths);
+        let mut client = FileSyncClient::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let refused = |status: Status| {
+            self.refused(
+                &format!("read the directory {:?} of the client", request.name),
+                &status,
+            )
+        };
+        let incoming = self
+            .ask(client.diff_copy(call))
+            .await?
+            .map_err(refused)?
+            .into_inner();
+        let wire = Wire::new(incoming, to_client, self.ended.clone());
+        let (tree, index) = (copy.tree(), copy.index());
+        let previous = older.map(|older| Previous {
+            tree: older.tree(),
+            index: older.index(),
+        });
+        let asks_for_all = request.asks_for_all;
+        let received = tokio::task::spawn_blocking(move || {
+            let mut wire = wire;
+            let receiver = Receiver {
+                tree: &tree,
+                index: &index,
+                previous: previous.as_ref(),
+                asks_for_all,
+                limits: Limits::default(),
+                meter,
+            };
+            receiver.run(&mut wire)
+        });
+        let outcome = received
+            .await
+            .map_err(|error| self.machine("receive a directory", io::Error::other(error)))?;
+        if self.ended.is_cancelled() && outcome.is_err() {
+            return Err(SessionError::Ended {
+                session: self.id.clone(),
+            });
+        }
+        outcome.map_err(|source| SessionError::Receive {
+            name: request.name.clone(),
+            source,
+        })
+    }
+
+    fn refused(&self, doing: &str, status: &Status) -> SessionError {
+        if self.ended.is_cancelled() {
+            return SessionError::Ended {
+                session: self.id.clone(),
+            };
+        }
+        SessionError::Refused {
+            doing: doing.to_owned(),
+            reason: status.message().to_owned(),
+        }
+    }
+
+    fn machine(&self, doing: &str, source: io::Error) -> SessionError {
+        SessionError::Machine {
+            doing: doing.to_owned(),
+            source,
+        }
+    }
+}
+
+#[async_trait]
+impl Caller for RemoteCaller {
+    fn id(&self) -> &SessionId {
+        &self.id
+    }
+
+    async fn local_dir(
+        &self,
+        request: &LocalRequest,
+        meter: Meter,
+    ) -> Result<Option<LocalDir>, SessionError> {
+        if !self.offers(DIFF_COPY) {
+            return Ok(None);
+        }
+        let key = format!("{}:{}:{}", request.name, request.shared_key_hint, self.shared_key);
+        let older = self.received.latest(&key);
+        let copy = self.received.begin(&key);
+        let outcome = match self
+            .receive(request, meter.clone(), &copy, older.as_deref())
+            .await
+        {
+            // An index that cannot be read: the copy is not to be trusted, the client is.
+            Err(SessionError::Receive {
+                source: ReceiveError::File { .. },
+                ..
+            }) if older.is_some() => {
+                let copy = self.received.begin(&key);
+                let outcome = self.receive(request, meter, &copy, None).await?;
+                return self.keep(&key, copy, outcome).map(Some);
+            }
+            outcome => outcome?,
+        };
+        match (outcome, older) {
+            (Outcome::Unchanged, Some(older)) => Ok(Some(dir_of(older))),
+            (outcome, _) => self.keep(&key, copy, outcome).map(Some),
+        }
+    }
+
+    fn oci_layout(&self, _: &str) -> Option<PathBuf> {
+        None
+    }
+
+    async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
+        if !self.offers(GET_SECRET) {
+            return Ok(None);
+        }
+        let mut client = secrets::secrets_client::SecretsClient::new(self.channel.clone());
+        let asked = secrets::GetSecretRequest {
+            id: id.to_owned(),
+            annotations: <_>::default(),
+        };
+        match self.ask(client.get_secret(asked)).await? {
+            Ok(answer) => {
+                let data = answer.into_inner().data;
+                if data.len() > MAX_SECRET_BYTES {
+                    return Err(SessionError::SecretTooLarge {
+                        id: id.to_owned(),
+                        limit: MAX_SECRET_BYTES,
+                    });
+                }
+                Ok(Some(Secret::new(data.to_vec())))
+            }
+            Err(status) if matches!(status.code(), Code::NotFound | Code::Unimplemented) => Ok(None),
+            Err(status) => Err(self.refused(&format!("get secret {id:?}"), &status)),
+        }
+    }
+
+    async fn ssh_agent(&self, id: &str) -> Result<Option<SshAgent>, SessionError> {
+        if !self.offers(CHECK_AGENT) {
+            return Ok(None);
+        }
+        let id = if id.is_empty() { "default" } else { id };
+        let mut client = ssh::ssh_client::SshClient::new(self.channel.clone());
+        let asked = client.check_agent(ssh::CheckAgentRequest { id: id.to_owned() });
+        if self.ask(asked).await?.is_err() {
+            return Ok(None);
+        }
+        let relay = Relay::start(self.channel.clone(), id.to_owned())
+            .map_err(|error| self.machine("forward an ssh agent", error))?;
+        let socket = relay.socket.clone();
+        Ok(Some(SshAgent::served(id, socket, Arc::new(relay))))
+    }
+
+    async fn credentials(&self, host: &str) -> Result<Option<RegistryCredential>, SessionError> {
+        if !self.offers(CREDENTIALS) {
+            return Ok(None);
+        }
+        // Clients know Docker Hub by the name of its registry.
+        let host = if host == "docker.io" {
+            "registry-1.docker.io"
+        } else {
+            host
+        };
+        let mut client = AuthClient::new(self.channel.clone());
+        let asked = client.credentials(CredentialsRequest {
+            host: host.to_owned(),
+        });
+        let answer = match self.ask(asked).await? {
+            Ok(answer) => answer.into_inner(),
+            Err(status) if status.code() == Code::Unimplemented => return Ok(None),
+            Err(status) => {
+                return Err(SessionError::Credentials {
+                    host: host.to_owned(),
+                    reason: status.message().to_owned(),
+                });
+            }
+        };
+        Ok(match (answer.username.is_empty(), answer.secret.is_empty()) {
+            (_, true) => None,
+            (true, false) => Some(RegistryCredential::IdentityToken(Secret::from(answer.secret))),
+            (false, false) => Some(RegistryCredential::Basic {
+                username: answer.username,
+                secret: Secret::from(answer.secret),
+            }),
+        })
+    }
+
+    async fn upload(&self, id: &str) -> Result<Upload, SessionError> {
+        if !self.offers(PULL) {
+            return Err(SessionError::Upload { id: id.to_owned() });
+        }
+        let (hold, outgoing) = mpsc::channel(1);
+        let mut call = Request::new(ReceiverStream::new(outgoing));
+        append(call.metadata_mut(), "urlpath", &[format!("/{id}")]);
+        append(call.metadata_mut(), "urlhost", &["buildkit-session".to_owned()]);
+        let mut client = upload::upload_client::UploadClient::new(self.channel.clone())
+            .max_decoding_message_size(MAX_MESSAGE);
+        let answer = self.ask(client.pull(call)).await?;
+        let stream = answer
+            .map_err(|status| self.refused("take an upload", &status))?
+            .into_inner();
+        let bytes = stream.map(move |message| {
+            let _until_the_end: &mpsc::Sender<upload::BytesMessage> = &hold;
+            message.map(|message| message.data).map_err(io::Error::other)
+        });
+        Ok(Box::new(StreamReader::new(bytes.boxed())))
+    }
+
+    async fn send_file(&self, output: usize) -> Result<Option<FileSend>, SessionError> {
+        if !self.offers(FILE_SEND) {
+            return Err(self.refused(
+                "send a file",
+                &Status::unimplemented("the client offers no place for an output"),
+            ));
+        }
+        let (to_client, outgoing) = mpsc::channel::<BytesMessage>(4);
+        let mut call = Request::new(ReceiverStream::new(outgoing));
+        append(
+            call.metadata_mut(),
+            "buildkit-attachable-exporter-id",
+            &[output.to_string()],
+        );
+        let (channel, ended, id) = (self.channel.clone(), self.ended.clone(), self.id.clone());
+        let done = tokio::spawn(async move {
+            let mut client = FileSendClient::new(channel);
+            let send = async {
+                let mut answers = client.diff_copy(call).await?.into_inner();
+                while answers.message().await?.is_some() {}
+                Ok::<(), Status>(())
+            };
+            tokio::select! {
+                () = ended.cancelled() => Err(SessionError::Ended { session: id }),
+                sent = send => match sent {
+                    Ok(()) => Ok(()),
+                    // The client has the same file already.
+                    Err(status) if status.code() == Code::AlreadyExists => Ok(()),
+                    Err(status) => Err(SessionError::Refused {
+                        doing: "send a file to the client".into(),
+                        reason: status.message().to_owned(),
+                    }),
+                },
+            }
+        });
+        let writer = Outgoing {
+            to_client,
+            waiting: Vec::new(),
+        };
+        Ok(Some(FileSend {
+            writer: Box::new(writer),
+            done,
+        }))
+    }
+
+    async fn send_dir(&self, output: usize, dir: &Path, meter: Meter) -> Result<bool, SessionError> {
+        if !self.offers(FILE_SEND) {
+            return Err(self.refused(
+                "send a directory",
+                &Status::unimplemented("the client offers no place for an output"),
+            ));
+        }
+        let doing = "send a directory to the client";
+        let (to_client, outgoing) = mpsc::channel(QUEUE);
+        let mut call = Request::new(ReceiverStream::new(outgoing));
+        append(
+            call.metadata_mut(),
+            "buildkit-attachable-exporter-id",
+            &[output.to_string()],
+        );
+        // The method is declared with other messages, but packets are what both ends mean.
+        let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
+        let started = async {
+            grpc.ready()
+                .await
+                .map_err(|error| Status::unavailable(error.to_string()))?;
+            let path = http::uri::PathAndQuery::from_static(FILE_SEND);
+            let codec = tonic_prost::ProstCodec::<Packet, Packet>::default();
+            grpc.streaming(call, path, codec).await
+        };
+        let incoming: Streaming<Packet> = self
+            .ask(started)
+            .await?
+            .map_err(|status| self.refused(doing, &status))?
+            .into_inner();
+        let mut wire = Wire::new(incoming, to_client, self.ended.clone());
+        let dir = dir.to_owned();
+        let sent = tokio::task::spawn_blocking(move || {
+            let root = Root::open(&dir).map_err(|error| error.to_string())?;
+            let found =
+                walk(&root, &Everything, WalkOptions { xattrs: true }).map_err(|error| error.to_string())?;
+            let entries: Vec<_> = found.into_iter().map(|found| found.entry).collect();
+            let open = |entry: &tree::Entry| -> io::Result<Box<dyn io::Read>> {
+                let (file, _) = root.open_file(&entry.path).map_err(io::Error::other)?;
+                Ok(Box::new(file))
+            };
+            let sender = Sender {
+                entries: &entries,
+                open: &open,
+                meter: &*meter,
+            };
+            sender.run(&mut wire).map_err(|error| error.to_string())
+        });
+        let sent = sent
+            .await
+            .map_err(|error| self.machine(doing, io::Error::other(error)))?;
+        sent.map_err(|reason| SessionError::Refused {
+            doing: doing.into(),
+            reason,
+        })?;
+        Ok(true)
+    }
+}
+
+impl RemoteCaller {
+    fn keep(&self, key: &str, copy: Arc<Copy>, _: Outcome) -> Result<LocalDir, SessionError> {
+        copy.mark_whole()
+            .map_err(|error| self.machine("keep a received directory", error))?;
+        self.received.keep(key, &copy);
+        Ok(dir_of(copy))
+    }
+}
+
+fn dir_of(copy: Arc<Copy>) -> LocalDir {
+    LocalDir {
+        path: copy.tree(),
+        is_filtered: true,
+        hold: Some(copy),
+    }
+}
+
+/// Adds the values of a header; if one has a character outside ASCII all are escaped as in a URL's query, and another
+/// header says so.
+fn append(headers: &mut MetadataMap, name: &'static str, values: &[String]) {
+    let is_plain = values
+        .iter()
+        .all(|value| value.bytes().all(|byte| (0x20..0x7f).contains(&byte)));
+    for value in values {
+        let text = match is_plain {
+            true => value.clone(),
+            false => url::form_urlencoded::byte_serialize(value.as_bytes()).collect(),
+        };
+        if let Ok(text) = MetadataValue::try_from(text) {
+            headers.append(name, text);
+        }
+    }
+    if !is_plain
+        && let Ok(name) = tonic::metadata::MetadataKey::from_bytes(format!("{name}-encoded").as_bytes())
+    {
+        headers.insert(name, MetadataValue::from_static("1"));
+    }
+}
+
+/// Packets between the wire and a thread that blocks.
+struct Wire {
+    incoming: mpsc::UnboundedReceiver<Result<Packet, String>>,
+    bytes: Arc<tokio::sync::Semaphore>,
+    to_client: mpsc::Sender<Packet>,
+}
+
+/// Bytes of packets that may wait for the thread.
+const WAITING_BYTES: usize = 4 << 20;
+
+impl Wire {
+    fn new(mut stream: Streaming<Packet>, to_client: mpsc::Sender<Packet>, ended: CancellationToken) -> Wire {
+        let (queue, incoming) = mpsc::unbounded_channel();
+        // Small packets (what a receiver asks for) must always get through, or both ends would wait for each other; data
+        // waits until there is room.
+        let bytes = Arc::new(tokio::sync::Semaphore::new(WAITING_BYTES));
+        let room = bytes.clone();
+        tokio::spawn(async move {
+            loop {
+                let next = tokio::select! {
+                    biased;
+                    () = ended.cancelled() => break,
+                    () = queue.closed() => break,
+                    next = stream.message() => next,
+                };
+                let packet = match next {
+                    Ok(Some(packet)) => packet,
+                    Ok(None) => break,
+                    Err(status) => {
+                        let _ = queue.send(Err(status.message().to_owned()));
+                        break;
+                    }
+                };
+                let cost = cost(&packet);
+                tokio::select! {
+                    () = ended.cancelled() => break,
+                    taken = room.acquire_many(cost) => match taken {
+                        Ok(permit) => permit.forget(),
+                        Err(_) => break,
+                    },
+                }
+                if queue.send(Ok(packet)).is_err() {
+                    break;
+                }
+            }
+        });
+        Wire {
+            incoming,
+            bytes,
+            to_client,
+        }
+    }
+}
+
+/// What a packet weighs while it waits. What is asked for weighs little: a receiver may ask for every file of a large
+/// directory before the first is sent.
+fn cost(packet: &Packet) -> u32 {
+    if packet.stat.is_none() && packet.data.is_empty() {
+        return 8;
+    }
+    u32::try_from((packet.encoded_len() + 64).min(WAITING_BYTES)).unwrap_or(u32::MAX)
+}
+
+impl Incoming for Wire {
+    fn next(&mut self) -> Option<Result<Packet, String>> {
+        let next = self.incoming.blocking_recv()?;
+        if let Ok(packet) = &next {
+            self.bytes.add_permits(cost(packet) as usize);
+        }
+        Some(next)
+    }
+
+    fn send(&mut self, packet: Packet) -> bool {
+        self.to_client.blocking_send(packet).is_ok()
+    }
+}
+
+/// A file's bytes on their way to the client.
+struct Outgoing {
+    to_client: mpsc::Sender<BytesMessage>,
+    waiting: Vec<u8>,
+}
+
+impl Outgoing {
+    fn push(&mut self) -> io::Result<()> {
+        if self.waiting.is_empty() {
+            return Ok(());
+        }
+        let data = Bytes::from(std::mem::take(&mut self.waiting));
+        let sent = self.to_client.blocking_send(BytesMessage { data });
+        sent.map_err(|_| io::Error::new(io::ErrorKind::BrokenPipe, "the client takes no more of the file"))
+    }
+}
+
+impl io::Write for Outgoing {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        let taken = data.len().min(FILE_CHUNK - self.waiting.len());
+        self.waiting.extend_from_slice(&data[..taken]);
+        if self.waiting.len() >= FILE_CHUNK {
+            self.push()?;
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.push()
+    }
+}
+
+/// A socket here that leads to an agent of the client, as long as this is held.
+struct Relay {
+    socket: PathBuf,
+    task: tokio::task::JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Relay {
+    fn start(channel: Channel, id: String) -> io::Result<Relay> {
+        let folder = tempfile::Builder::new().prefix("builder-ssh-").tempdir()?;
+        let socket = folder.path().join("agent");
+        let listener = tokio::net::UnixListener::bind(&socket)?;
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(relay(channel.clone(), id.clone(), stream));
+            }
+        });
+        Ok(Relay {
+            socket,
+            task,
+            _folder: folder,
+        })
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn relay(channel: Channel, id: String, stream: tokio::net::UnixStream) {
+    let (inside, mut outside) = stream.into_split();
+    let questions = tokio_util::io::ReaderStream::new(inside)
+        .take_while(|read| std::future::ready(read.is_ok()))
+        .map(|read| ssh::BytesMessage {
+            data: read.unwrap_or_default(),
+        });
+    let mut call = Request::new(questions);
+    append(call.metadata_mut(), "buildkit.ssh.id", &[id]);
+    let mut client = ssh::ssh_client::SshClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let Ok(answers) = client.forward_agent(call).await else {
+        return;
+    };
+    let mut answers = answers.into_inner();
+    while let Ok(Some(message)) = answers.message().await {
+        if tokio::io::AsyncWriteExt::write_all(&mut outside, &message.data)
+            .await
+            .is_err()
+        {
+            return;
+        }
+    }
+}

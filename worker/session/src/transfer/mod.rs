@@ -1,0 +1,33 @@
+//! A directory over the wire, only what changed: fsutil's exchange of packets.
+//!
+//! ```text
+//! sender                                   receiver
+//! STAT… (every entry, in order), STAT{}  ─▶ compared with the copy of last time
+//! DATA{id}…, DATA{id} empty              ◀─ REQ{id} for files that differ
+//! FIN                                    ◀─ FIN when everything is written
+//! ```
+//!
+//! 1. `stat` turns a Stat into an entry and back, checked.
+//! 2. `receive` writes what comes into a new directory, taking unchanged files from an older copy.
+//! 3. `send` offers a directory.
+mod stat;
+mod receive;
+mod send;
+
+pub use receive::{Incoming, Limits, Outcome, Previous, ReceiveError, Receiver};
+pub use send::{SendError, Sender};
+pub use stat::{StatError, entry_of, stat_of};
+
+use crate::wire::fsutil::{Packet, packet::PacketType};
+
+/// The most data one packet carries.
+pub(crate) const CHUNK: usize = 32 << 10;
+
+pub(crate) fn packet(kind: PacketType, id: u32, data: bytes::Bytes) -> Packet {
+    Packet {
+        r#type: kind.into(),
+        stat: None,
+        id,
+        data,
+    }
+}
