@@ -1,46 +1,41 @@
 //! A terminal for a process in the sandbox, joined to the user's own.
 //!
 //! ```text
-//! stdin (raw) ─▶ controller ═ pty ═ process        window size follows the user's
+//! stdin (raw) ─▶ controller ═ pty of the container ═ process        window size follows the user's
 //! stdout ◀────── controller
 //! ```
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr, tcsetwinsize};
-use std::fs::{File, OpenOptions};
+use rustix::termios::{OptionalActions, Termios, tcgetattr, tcgetwinsize, tcsetattr};
+use sandbox::{Size, Terminal};
+use std::fs::File;
 use std::io::{Read, Result, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
 use std::thread::JoinHandle;
 
 /// Our end of the terminal; the user's is as before again when this is dropped.
 pub(super) struct Pty {
-    controller: File,
+    controller: Terminal,
     before: Option<Termios>,
     output: Option<JoinHandle<()>>,
 }
 
 impl Pty {
-    /// A terminal, and the end the process gets.
-    pub(super) fn open() -> Result<(Pty, OwnedFd)> {
-        let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
-        grantpt(&controller)?;
-        unlockpt(&controller)?;
-        let name = ptsname(&controller, Vec::new())?;
-        let path = std::ffi::OsStr::from_bytes(name.to_bytes());
-        let no_controlling = rustix::fs::OFlags::NOCTTY.bits().cast_signed();
-        let user = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .custom_flags(no_controlling)
-            .open(path)?;
-        let pty = Pty {
-            controller: File::from(controller),
+    /// The terminal a process was started in.
+    pub(super) fn new(controller: Terminal) -> Pty {
+        Pty {
+            controller,
             before: None,
             output: None,
-        };
-        pty.follow_window();
-        Ok((pty, user.into()))
+        }
+    }
+
+    /// The size of the user's window.
+    pub(super) fn size() -> Size {
+        tcgetwinsize(std::io::stdin()).map_or_else(
+            |_| Size::default(),
+            |size| Size {
+                rows: size.ws_row,
+                columns: size.ws_col,
+            },
+        )
     }
 
     /// Passes bytes both ways from now on; the user's terminal hands every key through.
@@ -51,7 +46,8 @@ impl Pty {
         raw.make_raw();
         tcsetattr(&stdin, OptionalActions::Now, &raw)?;
         self.before = Some(before);
-        let (mut keys, mut screen) = (self.controller.try_clone()?, self.controller.try_clone()?);
+        let end = || self.controller.try_clone().map(File::from);
+        let (mut keys, mut screen) = (end()?, end()?);
         // Waits for a key when the process has ended already; it goes with this program.
         std::thread::Builder::new()
             .name("terminal-in".into())
@@ -70,10 +66,8 @@ impl Pty {
 
     /// Gives the process's terminal the size of the user's window.
     pub(super) fn follow_window(&self) {
-        if let Ok(size) = tcgetwinsize(std::io::stdin()) {
-            // A size that cannot be set is no reason to stop.
-            let _ = tcsetwinsize(&self.controller, size);
-        }
+        // A size that cannot be set is no reason to stop.
+        let _ = self.controller.resize(Pty::size());
     }
 
     /// Waits until all output has been shown, once the process has ended.

@@ -181,12 +181,9 @@ async fn start(
 }
 
 async fn execute(worker: &Arc<Worker>, spec: Spec, lease: Option<Lease>, has_terminal: bool) -> Result<i32> {
-    let (mut pty, stdio) = match has_terminal {
-        true => {
-            let (pty, terminal) = Pty::open().context("make a terminal")?;
-            (Some(pty), Stdio::Terminal(terminal))
-        }
-        false => (None, inherited().context("pass stdin, stdout and stderr on")?),
+    let stdio = match has_terminal {
+        true => Stdio::Terminal(Pty::size()),
+        false => inherited().context("pass stdin, stdout and stderr on")?,
     };
     let signals = Signals::listen().context("listen for signals")?;
     let mut window = signal(SignalKind::window_change()).context("listen for signals")?;
@@ -199,6 +196,7 @@ async fn execute(worker: &Arc<Worker>, spec: Spec, lease: Option<Lease>, has_ter
         .notes()
         .iter()
         .for_each(|note| super::note(&format!("note: {note}")));
+    let mut pty = process.terminal().map(Pty::new);
     if let Some(pty) = &mut pty {
         pty.join().context("join the terminals")?;
     }

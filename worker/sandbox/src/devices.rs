@@ -101,6 +101,12 @@ fn bind(source: &OwnedFd, dev: &OwnedFd, name: &CStr) -> rustix::io::Result<()> 
     filesystem::attach(filesystem::copy(source)?, target)
 }
 
+/// Makes `/dev/console` in an attached `dev` the terminal `user`.
+pub(crate) fn bind_console(dev: &OwnedFd, user: &OwnedFd) -> rustix::io::Result<()> {
+    place(dev, c"console")?;
+    bind(user, dev, c"console")
+}
+
 /// Opens a device node of the host and checks that it is the one it is named for.
 pub(crate) fn host_node(path: &[u8], number: Option<(u32, u32)>) -> rustix::io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;

@@ -184,6 +184,9 @@ pub enum Step {
     /// clone(2)
     #[error("clone a process with its own namespaces")]
     Clone,
+    /// setns(2) for a further process of a container.
+    #[error("enter the container")]
+    Enter,
     /// The network namespace.
     #[error("join the network namespace of the step")]
     JoinNetwork,

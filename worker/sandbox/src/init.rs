@@ -1,7 +1,7 @@
 //! Runs between clone and exec, in memory shared with the spawner: no allocation, no locks, no panics, no logging.
 //!
 //! ```text
-//! cgroups ─▶ network ─▶ proc, sys, mqueue ─▶ masks ─▶ pivot_root ─▶ limits ─▶ seccomp ─▶ identity ─▶ cwd ─▶ execve
+//! cgroups ─▶ (enter) ─▶ network ─▶ proc, sys, mqueue ─▶ masks ─▶ pivot_root ─▶ limits ─▶ seccomp ─▶ identity ─▶ cwd ─▶ execve
 //! ```
 //!
 //! Everything it needs was prepared in [`Plan`]; what failed is written into memory that the spawner reads.
@@ -17,7 +17,7 @@ use rustix::fs::{FileType, Gid, Mode, Uid};
 use rustix::io::Errno;
 use rustix::mount::{MountAttrFlags, UnmountFlags};
 use rustix::process::{DumpableBehavior, Signal};
-use rustix::thread::{CapabilitySet, CapabilitySets, UnshareFlags};
+use rustix::thread::{CapabilitySet, CapabilitySets, ThreadNameSpaceType, UnshareFlags};
 
 use crate::filesystem::{self, attach, copy, open_beneath};
 use crate::sys::{self, CStringArray, MountAttributes};
@@ -30,6 +30,8 @@ pub(crate) struct Plan {
     pub(crate) own_cgroups: bool,
     /// What network to be in.
     pub(crate) network: NetworkPlan,
+    /// A process whose namespaces are joined first, and which of them.
+    pub(crate) enter: Option<(OwnedFd, ThreadNameSpaceType)>,
     /// Standard descriptors.
     pub(crate) stdio: [OwnedFd; 3],
     /// Whether they are a terminal.
@@ -132,6 +134,8 @@ pub(crate) enum Place {
     Begin,
     /// cgroup.procs
     JoinCgroup,
+    /// setns(2) into the namespaces of another process
+    Enter,
     /// setns(2)
     JoinNetwork,
     /// `lo`
@@ -216,6 +220,9 @@ fn set_up_and_exec(plan: &Plan) -> Result<Infallible, Fault> {
     for door in &plan.cgroup_doors {
         rustix::io::write(door, b"0").at(Place::JoinCgroup)?;
     }
+    if let Some((process, namespaces)) = &plan.enter {
+        rustix::thread::move_into_thread_name_spaces(process.as_fd(), *namespaces).at(Place::Enter)?;
+    }
     match &plan.network {
         NetworkPlan::Inherited => {}
         NetworkPlan::Loopback => sys::loopback_up().at(Place::Loopback)?,
@@ -245,7 +252,7 @@ fn set_up_and_exec(plan: &Plan) -> Result<Infallible, Fault> {
         assume(identity)?;
     }
     rustix::process::chdir(plan.cwd.as_c_str()).at(Place::Cwd)?;
-    if plan.root.is_some() && !sys::cwd_is_inside_root().at(Place::Cwd)? {
+    if (plan.root.is_some() || plan.enter.is_some()) && !sys::cwd_is_inside_root().at(Place::Cwd)? {
         return Err(Fault {
             place: Place::Cwd,
             errno: libc::EACCES,

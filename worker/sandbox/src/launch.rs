@@ -24,18 +24,27 @@ use crate::error::Step;
 use crate::filesystem::{self, c_string};
 use crate::init::{self, CgroupView, Fault, Identity, NetworkPlan, Place, Plan, RootPlan};
 use crate::mounts;
+use crate::process::Size;
 use crate::rootfs::{self, OverlaySupport, Stage};
 use crate::seccomp::Filters;
-use crate::spec::{Capabilities, Network, Resource, Root, Seccomp, Security, Spec};
+use crate::spec::{Capabilities, Network, Resource, Root, Seccomp, Security, Spec, Stubs};
 use crate::sys::{self, CStringArray, CloneOptions, MountAttributes};
 use crate::targets::{self, Kind, Stub};
-use crate::tool::Tool;
+use crate::terminal;
 use crate::wire::{During, Failure};
+
+mod enter; // a further process in a container
+mod tool; // a program of the host
+
+pub(crate) use enter::enter;
+pub(crate) use tool::tool;
 
 /// What the spawner keeps from job to job.
 pub(crate) struct Host {
     /// Its own mount namespace.
     pub(crate) home: Rc<OwnedFd>,
+    /// Its own pid namespace.
+    pub(crate) processes: OwnedFd,
     /// Compiled filters.
     pub(crate) filters: Filters,
     /// Groups.
@@ -54,6 +63,14 @@ pub(crate) struct Host {
     pub(crate) count: Cell<u64>,
 }
 
+impl Host {
+    fn next_number(&self) -> u64 {
+        let number = self.count.get();
+        self.count.set(number + 1);
+        number
+    }
+}
+
 /// A process that runs, and what is to be undone after it.
 pub(crate) struct Running {
     /// Its number.
@@ -66,14 +83,20 @@ pub(crate) struct Running {
     pub(crate) stubs: (Vec<Stub>, bool),
     /// What could not be had.
     pub(crate) notes: Vec<String>,
+    /// What it is called by the builder.
+    pub(crate) number: u64,
+    /// The controlling end of its terminal, until it has been sent.
+    pub(crate) terminal: Option<OwnedFd>,
+    /// The container's own `/dev/pts`.
+    pub(crate) terminals: Option<OwnedFd>,
 }
 
-/// Stdin, stdout, stderr, and whether they are a terminal.
-pub(crate) struct Io {
-    /// The descriptors.
-    pub(crate) descriptors: [OwnedFd; 3],
-    /// Whether they are one terminal.
-    pub(crate) terminal: bool,
+/// What stdin, stdout and stderr are.
+pub(crate) enum Io {
+    /// These descriptors.
+    Given([OwnedFd; 3]),
+    /// A terminal yet to be made in the container.
+    Terminal(Size),
 }
 
 /// Starts a step.
@@ -85,12 +108,9 @@ pub(crate) fn step(
 ) -> Result<Running, Failure> {
     check(spec)?;
     let mut notes = Vec::new();
-    let id = format!(
-        "{}-{}",
-        if spec.id.is_empty() { "step" } else { &spec.id },
-        host.count.get()
-    );
-    host.count.set(host.count.get() + 1);
+    let number = host.next_number();
+    let name = if spec.id.is_empty() { "step" } else { &spec.id };
+    let id = format!("{name}-{number}");
     let group = host.cgroups.group(spec, &id, &mut notes)?;
     let away = match Away::from(&host.home) {
         Ok(away) => away,
@@ -100,37 +120,50 @@ pub(crate) fn step(
         }
     };
     let started = Stage::create().and_then(|stage| prepare(host, spec, io, network, &stage, &group));
-    let started = started.and_then(|(plan, stubs)| {
+    let started = started.and_then(|prepared| {
         // A failed set-up takes its mount points away again.
-        match spawn(&plan, clone_flags(spec), &group, spec, &mut notes) {
-            Ok(cloned) => Ok((cloned, stubs)),
+        match spawn(&prepared.plan, clone_flags(spec), &group, spec, &mut notes) {
+            Ok(cloned) => Ok((cloned, prepared)),
             Err(failure) => {
-                targets::remove(stubs, true);
+                targets::remove(prepared.stubs, true);
                 Err(failure)
             }
         }
     });
     drop(away);
     match started {
-        Ok((cloned, stubs)) => {
-            let stubs = match spec.stubs {
-                crate::spec::Stubs::Keep => (Vec::new(), false),
-                crate::spec::Stubs::Remove => (stubs, false),
-                crate::spec::Stubs::RemoveWithParents => (stubs, true),
-            };
-            Ok(Running {
-                pid: cloned.pid,
-                pidfd: cloned.pidfd,
-                group: Some(group),
-                stubs,
-                notes,
-            })
-        }
+        Ok((cloned, prepared)) => Ok(Running {
+            pid: cloned.pid,
+            pidfd: cloned.pidfd,
+            group: Some(group),
+            stubs: removable(prepared.stubs, spec.stubs),
+            notes,
+            number,
+            terminal: prepared.terminal,
+            terminals: Some(prepared.terminals),
+        }),
         Err(failure) => {
             group.remove();
             Err(failure)
         }
     }
+}
+
+/// Mount points to remove, and whether with parents.
+fn removable(made: Vec<Stub>, wanted: Stubs) -> (Vec<Stub>, bool) {
+    match wanted {
+        Stubs::Keep => (Vec::new(), false),
+        Stubs::Remove => (made, false),
+        Stubs::RemoveWithParents => (made, true),
+    }
+}
+
+/// A step that can be cloned, and what is kept of the preparation.
+struct Prepared {
+    plan: Plan,
+    stubs: Vec<Stub>,
+    terminal: Option<OwnedFd>,
+    terminals: OwnedFd,
 }
 
 /// The spawner's stay in another mount namespace; ends with this value. A spawner that cannot come home ends, and
@@ -203,7 +236,7 @@ fn prepare(
     network: Option<OwnedFd>,
     stage: &Stage,
     group: &Group,
-) -> Result<(Plan, Vec<Stub>), Failure> {
+) -> Result<Prepared, Failure> {
     let insecure = spec.security == Security::Insecure;
     let guard = host.cgroups.guard();
     let root = mount_root(host, spec, stage, guard)?;
@@ -214,6 +247,14 @@ fn prepare(
         Err(failure) => {
             targets::remove(stubs, true);
             return Err(failure);
+        }
+    };
+    let (stdio, terminal) = match io {
+        Io::Given(descriptors) => (descriptors, None),
+        Io::Terminal(size) => {
+            let pair = terminal::open(places.terminals.as_fd(), size, spec.user.uid)?;
+            devices::bind_console(&places.dev, &pair.user).during(|| Step::Device("console".into()))?;
+            (pair.stdio()?, Some(pair.controller))
         }
     };
     let cgroups = cgroup_view(stage, group)?;
@@ -231,19 +272,6 @@ fn prepare(
         empty,
         null,
     };
-    let capabilities = if insecure {
-        Capabilities::ALL
-    } else {
-        spec.capabilities
-    };
-    let seccomp =
-        match (insecure, spec.seccomp) {
-            (true, _) | (_, Seccomp::Off) => None,
-            (false, Seccomp::Default) => Some(host.filters.get(capabilities).ok_or_else(|| {
-                Failure::Invalid("there is no seccomp profile for this architecture".into())
-            })?),
-        };
-    let groups = spec.user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
     let plan = Plan {
         cgroup_doors: group.doors()?,
         own_cgroups: true,
@@ -253,23 +281,13 @@ fn prepare(
             (Network::Own, Some(namespace)) => NetworkPlan::Join(namespace),
             (Network::Own, None) => return Err(Failure::Invalid("no network namespace was given".into())),
         },
-        stdio: io.descriptors,
-        terminal: io.terminal,
+        enter: None,
+        stdio,
+        terminal: terminal.is_some(),
         root: Some(root_plan),
-        rlimits: spec
-            .rlimits
-            .iter()
-            .map(|limit| (number_of(limit.resource), limit.soft, limit.hard))
-            .collect(),
-        seccomp,
-        identity: Some(Identity {
-            uid: spec.user.uid,
-            gid: spec.user.gid,
-            groups: host.sets_groups.then_some(groups),
-            capabilities: capabilities.0 & host.capabilities,
-            ambient: insecure,
-            last_capability: host.last_capability,
-        }),
+        rlimits: rlimits(spec),
+        seccomp: filter(host, spec)?,
+        identity: Some(identity(host, spec)),
         cwd: c_string(spec.cwd.as_str()).during(|| Step::Cwd {
             path: spec.cwd.clone(),
         })?,
@@ -277,7 +295,45 @@ fn prepare(
         args: strings(&spec.args)?,
         env: strings(&spec.env)?,
     };
-    Ok((plan, stubs))
+    Ok(Prepared {
+        plan,
+        stubs,
+        terminal,
+        terminals: places.terminals,
+    })
+}
+
+fn rlimits(spec: &Spec) -> Vec<(u32, u64, u64)> {
+    let numbered = |limit: &crate::spec::Rlimit| (number_of(limit.resource), limit.soft, limit.hard);
+    spec.rlimits.iter().map(numbered).collect()
+}
+
+fn capabilities(spec: &Spec) -> Capabilities {
+    match spec.security {
+        Security::Insecure => Capabilities::ALL,
+        Security::Confined => spec.capabilities,
+    }
+}
+
+fn filter(host: &mut Host, spec: &Spec) -> Result<Option<Rc<[libc::sock_filter]>>, Failure> {
+    if spec.security == Security::Insecure || spec.seccomp == Seccomp::Off {
+        return Ok(None);
+    }
+    let filter = host.filters.get(capabilities(spec));
+    let missing = || Failure::Invalid("there is no seccomp profile for this architecture".into());
+    filter.map(Some).ok_or_else(missing)
+}
+
+fn identity(host: &Host, spec: &Spec) -> Identity {
+    let groups = spec.user.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+    Identity {
+        uid: spec.user.uid,
+        gid: spec.user.gid,
+        groups: host.sets_groups.then_some(groups),
+        capabilities: capabilities(spec).0 & host.capabilities,
+        ambient: spec.security == Security::Insecure,
+        last_capability: host.last_capability,
+    }
 }
 
 fn mount_root(host: &Host, spec: &Spec, stage: &Stage, guard: Guard) -> Result<OwnedFd, Failure> {
@@ -311,6 +367,9 @@ struct Places {
     proc: OwnedFd,
     sys: OwnedFd,
     mqueue: OwnedFd,
+    /// `/dev` and `/dev/pts` themselves.
+    dev: OwnedFd,
+    terminals: OwnedFd,
 }
 
 fn fill(
@@ -350,7 +409,8 @@ fn fill(
         };
         filesystem::open_beneath(dev.as_fd(), name).during(step)
     };
-    filesystem::attach(devices::terminals()?, below(c"pts")?).during(|| Step::Mount {
+    let terminals = devices::terminals()?;
+    filesystem::attach(&terminals, below(c"pts")?).during(|| Step::Mount {
         target: "/dev/pts".into(),
     })?;
     let shm = mounts::tmpfs("/dev/shm", Some(spec.shm_size_bytes), 0o1777)?;
@@ -374,7 +434,13 @@ fn fill(
     }
     // A mount may have covered the directory made above.
     targets::ensure(root, &spec.cwd, Kind::Directory, owner, &mut kept).during(cwd)?;
-    Ok(Places { proc, sys, mqueue })
+    Ok(Places {
+        proc,
+        sys,
+        mqueue,
+        dev,
+        terminals,
+    })
 }
 
 fn bind_file(
@@ -523,6 +589,7 @@ fn explain(fault: Fault, plan: &Plan, spec: &Spec) -> Failure {
             action: "join".into(),
             path: "of the step".into(),
         },
+        Place::Enter => Step::Enter,
         Place::JoinNetwork => Step::JoinNetwork,
         Place::Loopback => Step::Loopback,
         Place::Terminal => Step::Terminal,
@@ -564,114 +631,4 @@ fn explain(fault: Fault, plan: &Plan, spec: &Spec) -> Failure {
         }
     };
     Failure::Setup(step, fault.errno)
-}
-
-/// Starts a program of the host that sees prepared mounts.
-pub(crate) fn tool(host: &Host, tool: &Tool, io: Io, network: Option<OwnedFd>) -> Result<Running, Failure> {
-    let away = Away::from(&host.home)?;
-    let started = start_tool(host, tool, io, network);
-    drop(away);
-    let (cloned, stubs) = started?;
-    let stubs = match tool.stubs {
-        crate::spec::Stubs::Keep => (Vec::new(), false),
-        crate::spec::Stubs::Remove => (stubs, false),
-        crate::spec::Stubs::RemoveWithParents => (stubs, true),
-    };
-    Ok(Running {
-        pid: cloned.pid,
-        pidfd: cloned.pidfd,
-        group: None,
-        stubs,
-        notes: Vec::new(),
-    })
-}
-
-fn start_tool(
-    host: &Host,
-    tool: &Tool,
-    io: Io,
-    network: Option<OwnedFd>,
-) -> Result<(sys::Cloned, Vec<Stub>), Failure> {
-    // Opened before the staging area covers anything, in the namespace the tool will see.
-    let mut places = Vec::new();
-    for mount in &tool.mounts {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let place = rustix::fs::openat(rustix::fs::CWD, &mount.target, flags, rustix::fs::Mode::empty());
-        places.push(place.during(|| Step::Root(mount.target.clone()))?);
-    }
-    let stage = Stage::create()?;
-    let mut first = None;
-    for (mount, place) in tool.mounts.iter().zip(places) {
-        let step = || Step::Root(mount.target.clone());
-        let tree = stage.tree(&mount.overlay, &host.overlay)?;
-        let copy = filesystem::copy(tree).during(step)?;
-        filesystem::attach(&copy, place).during(step)?;
-        first.get_or_insert(copy);
-    }
-    let mut stubs = Vec::new();
-    if let Some(root) = &first {
-        for (path, uid, gid) in &tool.directories {
-            targets::ensure(
-                root.as_fd(),
-                path,
-                Kind::Directory,
-                Some((*uid, *gid)),
-                &mut Vec::new(),
-            )
-            .during(|| Step::Cwd { path: path.clone() })?;
-        }
-        for (path, is_dir) in &tool.targets {
-            let kind = if *is_dir { Kind::Directory } else { Kind::File };
-            targets::ensure(root.as_fd(), path, kind, None, &mut stubs)
-                .during(|| Step::Target { target: path.clone() })?;
-        }
-    }
-    // What was mounted on the places stays; the staging area is not the tool's business.
-    rustix::mount::unmount(c".", rustix::mount::UnmountFlags::DETACH).during(|| Step::Filesystem {
-        fs: "tmpfs".into(),
-        target: "the staging area".into(),
-    })?;
-    // A runtime looks itself up by number: /proc must speak of the namespace we are all in.
-    let step = || Step::Filesystem {
-        fs: "proc".into(),
-        target: "/proc".into(),
-    };
-    let proc = filesystem::create(c"proc", &[], MountAttrFlags::empty()).during(step)?;
-    let place = rustix::fs::openat(
-        rustix::fs::CWD,
-        c"/proc",
-        OFlags::PATH | OFlags::CLOEXEC,
-        0.into(),
-    );
-    filesystem::attach(proc, place.during(step)?).during(step)?;
-    let spec = Spec {
-        args: tool.args.clone(),
-        env: tool.env.clone(),
-        ..Spec::default()
-    };
-    check(&spec)?;
-    let cwd = tool.cwd.to_string_lossy().into_owned();
-    let plan = Plan {
-        cgroup_doors: Vec::new(),
-        own_cgroups: false,
-        network: network.map_or(NetworkPlan::Inherited, NetworkPlan::Join),
-        stdio: io.descriptors,
-        terminal: io.terminal,
-        root: None,
-        rlimits: Vec::new(),
-        seccomp: None,
-        identity: None,
-        cwd: c_string(cwd.as_str()).during(|| Step::Cwd { path: cwd.clone() })?,
-        programs: programs(&tool.args[0], &tool.env)?,
-        args: strings(&tool.args)?,
-        env: strings(&tool.env)?,
-    };
-    let none = Group::none();
-    match spawn(&plan, 0, &none, &spec, &mut Vec::new()) {
-        Ok(cloned) => Ok((cloned, stubs)),
-        Err(failure) => {
-            targets::remove(stubs, true);
-            Err(failure)
-        }
-    }
 }

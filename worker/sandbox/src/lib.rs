@@ -26,6 +26,7 @@ mod launch;
 mod cgroup;
 mod rootfs;
 mod devices;
+mod terminal;
 mod targets;
 mod mounts;
 mod seccomp;
@@ -37,7 +38,7 @@ pub mod network;
 mod tests;
 
 pub use error::{Blame, Error};
-pub use process::{Exit, Killer, Process, Status, Stdio, Usage};
+pub use process::{Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
 pub use spawner::{Spawner, spawner_main};
 pub use spec::Spec;
 pub use tool::{Tool, ToolMount};

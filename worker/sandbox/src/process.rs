@@ -24,8 +24,68 @@ pub enum Stdio {
         /// Written by the process.
         stderr: OwnedFd,
     },
-    /// A terminal for all three; it becomes the controlling one.
-    Terminal(OwnedFd),
+    /// A new terminal of the container for all three; it becomes the controlling one and `/dev/console`. What comes
+    /// out of it and goes into it passes through [`Process::terminal`].
+    Terminal(Size),
+}
+
+/// The size of a terminal, in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Size {
+    /// Lines.
+    pub rows: u16,
+    /// Characters in a line.
+    pub columns: u16,
+}
+
+impl Default for Size {
+    /// That of terminals that have not been told any.
+    fn default() -> Self {
+        Self {
+            rows: 24,
+            columns: 80,
+        }
+    }
+}
+
+/// The controlling end of a terminal that a process was started in.
+#[derive(Debug)]
+pub struct Terminal(OwnedFd);
+
+impl Terminal {
+    /// Tells the programs in it that the window has another size.
+    ///
+    /// # Errors
+    /// Those of `TIOCSWINSZ`.
+    pub fn resize(&self, size: Size) -> io::Result<()> {
+        Ok(rustix::termios::tcsetwinsize(&self.0, size.into())?)
+    }
+
+    /// One more descriptor of it, for a reader or writer of its own. Reading ends with `EIO` when the last process
+    /// in it has closed it.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn try_clone(&self) -> io::Result<OwnedFd> {
+        self.0.try_clone()
+    }
+}
+
+impl AsFd for Terminal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl From<Size> for rustix::termios::Winsize {
+    fn from(size: Size) -> Self {
+        Self {
+            ws_row: size.rows,
+            ws_col: size.columns,
+            ws_xpixel: 0,
+            ws_ypixel: 0,
+        }
+    }
 }
 
 impl Stdio {
@@ -116,6 +176,8 @@ pub struct Process {
     report: OwnedFd,
     pidfd: OwnedFd,
     notes: Vec<String>,
+    number: u64,
+    terminal: Option<Terminal>,
     exit: Option<Exit>,
 }
 
@@ -127,12 +189,17 @@ impl Process {
             source,
         })?;
         match answer {
-            Some((Report::Started { notes }, mut descriptors)) if descriptors.len() == 1 => Ok(Self {
-                report,
-                pidfd: descriptors.remove(0),
-                notes,
-                exit: None,
-            }),
+            Some((Report::Started { notes, number }, descriptors)) if !descriptors.is_empty() => {
+                let mut descriptors = descriptors.into_iter();
+                Ok(Self {
+                    report,
+                    pidfd: descriptors.next().expect("it was asked for in the pattern"),
+                    notes,
+                    number,
+                    terminal: descriptors.next().map(Terminal),
+                    exit: None,
+                })
+            }
             Some((Report::Failed(failure), _)) => Err(failure.into()),
             _ => Err(Error::SpawnerGone {
                 doing: "starting a process",
@@ -144,6 +211,17 @@ impl Process {
     #[must_use]
     pub fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    /// How the spawner calls it, for [`crate::Spawner::enter`].
+    pub(crate) fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// The controlling end of its terminal, where one was asked for and has not been taken yet.
+    #[must_use]
+    pub fn terminal(&mut self) -> Option<Terminal> {
+        self.terminal.take()
     }
 
     /// Waits until the process has ended and everything it left behind is removed. Blocks.

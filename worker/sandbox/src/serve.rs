@@ -57,7 +57,8 @@ pub(crate) fn serve(socket: &OwnedFd, instance: &str) -> ! {
         if ready.socket {
             match wire::receive::<Request>(socket.as_fd()) {
                 Ok(Some((request, descriptors))) => {
-                    steps.extend(start(&mut host, &request, descriptors));
+                    let started = start(&mut host, &steps, &request, descriptors);
+                    steps.extend(started);
                 }
                 Ok(None) => leave(host, steps),
                 Err(_) => sys::exit_now(SOCKET_BROKEN),
@@ -92,6 +93,7 @@ fn settle(instance: &str) -> Result<Host, rustix::io::Errno> {
     let in_user_namespace = crate::rootless::is_in_user_namespace();
     Ok(Host {
         home: home.into(),
+        processes: std::fs::File::open("/proc/self/ns/pid").map_err(errno)?.into(),
         filters: Filters::default(),
         cgroups: Cgroups::create(instance, !in_user_namespace),
         overlay: OverlaySupport::new(in_user_namespace),
@@ -186,22 +188,25 @@ fn finish(step: Step, reaped: Reaped) {
     let _nobody = wire::send(step.report.as_fd(), &Report::Ended(exit), &[]);
 }
 
-fn start(host: &mut Host, request: &Request, descriptors: Vec<OwnedFd>) -> Option<Step> {
+fn start(host: &mut Host, steps: &[Step], request: &Request, descriptors: Vec<OwnedFd>) -> Option<Step> {
     let mut descriptors = descriptors.into_iter();
     let report = descriptors.next()?;
-    let started = try_start(host, request, descriptors);
+    let started = try_start(host, steps, request, descriptors);
     let told = match &started {
-        Ok(running) => wire::send(
-            report.as_fd(),
-            &Report::Started {
+        Ok(running) => {
+            let mut along = vec![running.pidfd.as_fd()];
+            along.extend(running.terminal.as_ref().map(AsFd::as_fd));
+            let started = Report::Started {
                 notes: running.notes.clone(),
-            },
-            &[running.pidfd.as_fd()],
-        ),
+                number: running.number,
+            };
+            wire::send(report.as_fd(), &started, &along)
+        }
         Err(_) => Ok(()),
     };
     match started {
-        Ok(running) => {
+        Ok(mut running) => {
+            running.terminal = None;
             if told.is_err() {
                 let _gone = rustix::process::pidfd_send_signal(&running.pidfd, Signal::KILL);
             }
@@ -220,6 +225,7 @@ fn start(host: &mut Host, request: &Request, descriptors: Vec<OwnedFd>) -> Optio
 
 fn try_start(
     host: &mut Host,
+    steps: &[Step],
     request: &Request,
     mut descriptors: impl Iterator<Item = OwnedFd>,
 ) -> Result<Running, Failure> {
@@ -227,20 +233,18 @@ fn try_start(
     let mut next = || descriptors.next().ok_or_else(incomplete);
     let job =
         wire::read_job(next()?).map_err(|error| Failure::Invalid(format!("unreadable job: {error}")))?;
-    let first = next()?;
-    let copy = |fd: &OwnedFd| fd.try_clone().map_err(|_| incomplete());
-    let descriptors = if request.terminal {
-        [copy(&first)?, copy(&first)?, first]
-    } else {
-        [first, next()?, next()?]
+    let io = match request.terminal {
+        Some(size) => Io::Terminal(size),
+        None => Io::Given([next()?, next()?, next()?]),
     };
     let network = if request.network { Some(next()?) } else { None };
-    let io = Io {
-        descriptors,
-        terminal: request.terminal,
-    };
     match job {
         Job::Step(spec) => launch::step(host, &spec, io, network),
+        Job::Enter(number, spec) => {
+            let first = steps.iter().find(|step| step.running.number == number);
+            let first = first.ok_or_else(|| Failure::Invalid("the container has ended".into()))?;
+            launch::enter(host, &spec, io, &first.running)
+        }
         Job::Tool(tool) => launch::tool(host, &tool, io, network),
     }
 }

@@ -114,6 +114,15 @@ impl Spawner {
         self.ask(&Job::Step(Box::new(spec.clone())), stdio, network)
     }
 
+    /// Starts a further process in the container of `first`, which must still run; it ends with `first` at the latest.
+    /// Of `spec` only the command, environment, working directory, user, rights and limits of processes count.
+    ///
+    /// # Errors
+    /// As [`Spawner::step`]; [`Error::Invalid`] when `first` has ended.
+    pub fn enter(&self, first: &Process, spec: &Spec, stdio: Stdio) -> Result<Process, Error> {
+        self.ask(&Job::Enter(first.number(), Box::new(spec.clone())), stdio, None)
+    }
+
     /// Starts a program of the host with mounts prepared for it, in the network namespace `network` when there is one.
     ///
     /// # Errors
@@ -128,7 +137,7 @@ impl Spawner {
         let file = wire::write_job(job).map_err(failed("write the job"))?;
         let mut descriptors = vec![theirs.as_fd(), file.as_fd()];
         match &stdio {
-            Stdio::Terminal(terminal) => descriptors.push(terminal.as_fd()),
+            Stdio::Terminal(_) => {}
             Stdio::Descriptors {
                 stdin,
                 stdout,
@@ -139,7 +148,10 @@ impl Spawner {
         }
         descriptors.extend(network);
         let request = Request {
-            terminal: matches!(stdio, Stdio::Terminal(_)),
+            terminal: match stdio {
+                Stdio::Terminal(size) => Some(size),
+                Stdio::Descriptors { .. } => None,
+            },
             network: network.is_some(),
         };
         wire::send(self.socket.as_fd(), &request, &descriptors).map_err(|source| {

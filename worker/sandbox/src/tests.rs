@@ -13,7 +13,7 @@ use crate::spec::{
     Limits, Mount, MountFlags, Network, Overlay, Resource, Rlimit, Root, SecretFile, Security, Source, Spec,
     Stubs, Upper, User,
 };
-use crate::{Error, Exit, Process, Spawner, Status, Stdio, Tool, ToolMount};
+use crate::{Error, Exit, Process, Size, Spawner, Status, Stdio, Tool, ToolMount};
 
 /// One spawner for all tests of this program, as in the builder.
 fn spawner() -> &'static Spawner {
@@ -582,6 +582,139 @@ fn limits_of_the_group_hold_or_are_said_not_to() {
     } else {
         assert!(notes[0].contains("memory"), "{notes:?}");
     }
+}
+
+/// Everything that comes out of a terminal until its last user has closed it.
+fn shown(process: &mut Process) -> std::thread::JoinHandle<String> {
+    let mut terminal = fs::File::from(
+        process
+            .terminal()
+            .expect("it was asked for")
+            .try_clone()
+            .expect("a descriptor"),
+    );
+    std::thread::spawn(move || {
+        let (mut all, mut buffer) = (Vec::new(), [0; 1024]);
+        while let Ok(count @ 1..) = terminal.read(&mut buffer) {
+            all.extend_from_slice(&buffer[..count]);
+        }
+        String::from_utf8(all).expect("text")
+    })
+}
+
+#[test]
+fn a_terminal_is_one_of_the_container_and_its_console() {
+    let Some(ground) = Ground::new("a_terminal_is_one_of_the_container_and_its_console") else {
+        return;
+    };
+    let script = "busybox tty; busybox stty size; busybox stat -c '%u %F' $(busybox tty); echo to-console > /dev/console; \
+                  echo to-tty > /dev/tty; busybox ps -o pid,tty | busybox tail -1";
+    let mut spec = ground.spec(script);
+    spec.user = User {
+        uid: 7,
+        gid: 7,
+        groups: Vec::new(),
+    };
+    let size = Size {
+        rows: 31,
+        columns: 97,
+    };
+    let mut process = spawner()
+        .step(&spec, Stdio::Terminal(size), None)
+        .expect("started");
+    let reading = shown(&mut process);
+    let exit = process.wait().expect("ended");
+    let text = reading.join().expect("read");
+    assert_eq!(exit.status, Status::Code(0), "{text}");
+    for expected in [
+        "/dev/pts/0\r\n31 97\r\n7 character special file\r\n",
+        "to-console\r\n",
+        "to-tty\r\n",
+        "136,0",
+    ] {
+        assert!(text.contains(expected), "{expected:?} in {text:?}");
+    }
+}
+
+#[test]
+fn further_processes_are_in_the_container_and_end_with_it() {
+    let Some(ground) = Ground::new("further_processes_are_in_the_container_and_end_with_it") else {
+        return;
+    };
+    let limits = Limits {
+        pids: Some(50),
+        ..Limits::default()
+    };
+    let spec = Spec {
+        limits,
+        hostname: "first".into(),
+        ..ground.spec("echo made > /here; echo ready; exec busybox sleep 600")
+    };
+    let (stdio, out, _err) = Stdio::pipes().expect("pipes");
+    let mut first = spawner().step(&spec, stdio, None).expect("started");
+    let mut ready = [0; 6];
+    fs::File::from(out).read_exact(&mut ready).expect("it says so");
+    let further = |script: &str| Spec {
+        args: ["sh", "-c", script].map(String::from).into(),
+        env: vec!["PATH=/bin".into()],
+        cwd: "/bin".into(),
+        user: User {
+            uid: 12,
+            gid: 13,
+            groups: vec![14],
+        },
+        ..Spec::default()
+    };
+    let (stdio, out, err) = Stdio::pipes().expect("pipes");
+    let looks = "cat() { busybox cat \"$@\"; }; cat /here; busybox hostname; busybox pwd; busybox id; busybox ps -o pid,args; \
+                 busybox grep -E '^(CapBnd|Seccomp):' /proc/self/status; busybox ls /dev; echo $0 >&2; exit 9";
+    let mut second = spawner().enter(&first, &further(looks), stdio).expect("entered");
+    let mut text = String::new();
+    fs::File::from(out).read_to_string(&mut text).expect("text");
+    fs::File::from(err).read_to_string(&mut text).expect("text");
+    assert_eq!(second.wait().expect("ended").status, Status::Code(9), "{text}");
+    for expected in [
+        "made\nfirst\n/bin\nuid=12 gid=13 groups=14\n",
+        "1 busybox sleep 600",
+        "CapBnd:\t00000000a80425fb",
+        "Seccomp:\t2",
+        "urandom",
+    ] {
+        assert!(text.contains(expected), "{expected:?} in {text}");
+    }
+    let mut third = spawner()
+        .enter(
+            &first,
+            &further("busybox tty; busybox stty size"),
+            Stdio::Terminal(Size::default()),
+        )
+        .expect("entered");
+    let reading = shown(&mut third);
+    assert_eq!(third.wait().expect("ended").status, Status::Code(0));
+    assert_eq!(reading.join().expect("read"), "/dev/pts/0\r\n24 80\r\n");
+    let missing = Spec {
+        args: vec!["nothing-here".into()],
+        ..further("")
+    };
+    let refused = spawner().enter(&first, &missing, Stdio::null().expect("null"));
+    assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
+    let mut fourth = spawner()
+        .enter(
+            &first,
+            &further("busybox sleep 600"),
+            Stdio::null().expect("null"),
+        )
+        .expect("entered");
+    first.kill().expect("killed");
+    first.wait().expect("ended");
+    assert_eq!(
+        fourth.wait().expect("ended").status,
+        Status::Signal(libc::SIGKILL)
+    );
+    let late = spawner().enter(&first, &further("true"), Stdio::null().expect("null"));
+    assert!(matches!(late, Err(Error::Invalid(_))), "{late:?}");
+    // The spawner is as able as before.
+    assert_eq!(output(&ground.spec("echo $$")), "1\n");
 }
 
 #[test]

@@ -21,7 +21,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::error::Step;
-use crate::process::Exit;
+use crate::process::{Exit, Size};
 use crate::spec::Spec;
 
 /// At most so many descriptors accompany one message.
@@ -32,8 +32,8 @@ const MAX_MESSAGE_BYTES: usize = 32 << 10;
 /// Asks for a process. Descriptors: report socket, spec file, then those that are announced, in this order.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Request {
-    /// A terminal for all three of stdin, stdout and stderr; else three descriptors come.
-    pub(crate) terminal: bool,
+    /// A new terminal for all three of stdin, stdout and stderr; else three descriptors come.
+    pub(crate) terminal: Option<Size>,
     /// A network namespace comes last.
     pub(crate) network: bool,
 }
@@ -43,6 +43,8 @@ pub(crate) struct Request {
 pub(crate) enum Job {
     /// A step in a container.
     Step(Box<Spec>),
+    /// A further process in the container of the step with this number.
+    Enter(u64, Box<Spec>),
     /// A program of the host that sees prepared mounts.
     Tool(crate::tool::Tool),
 }
@@ -50,8 +52,10 @@ pub(crate) enum Job {
 /// What the spawner says of one process.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Report {
-    /// It runs; its pidfd comes along.
+    /// It runs; its pidfd comes along, and the controlling end of its terminal if it has one.
     Started {
+        /// What it is called here.
+        number: u64,
         /// What could not be had and was done without.
         notes: Vec<String>,
     },
@@ -209,12 +213,12 @@ mod tests {
         }));
         let file = write_job(&job).expect("memfd");
         let request = Request {
-            terminal: false,
+            terminal: Some(Size::default()),
             network: true,
         };
         send(here.as_fd(), &request, &[file.as_fd()]).expect("send");
         let (got, mut fds): (Request, _) = receive(there.as_fd()).expect("receive").expect("a message");
-        assert!(!got.terminal && got.network);
+        assert!(got.terminal == Some(Size::default()) && got.network);
         let Job::Step(spec) = read_job(fds.remove(0)).expect("job") else {
             panic!("a step was sent")
         };
