@@ -17,7 +17,9 @@ mod network;
 mod mounts;
 mod emulation;
 mod executor;
+mod process;
 mod ops;
+pub mod container;
 pub mod export;
 pub mod explain;
 

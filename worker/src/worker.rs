@@ -17,7 +17,7 @@ use oci::{Descriptor, Platform, Reference};
 use parking_lot::Mutex;
 use registry::{Credential, CredentialError, Credentials, Password, Registry};
 use sandbox::network::{Lease, Networks};
-use sandbox::{Exit, Process, Spec, Stdio, spec};
+use sandbox::{Doorway, Exit, Process, Spec, Stdio, spec};
 use session::{Caller, RegistryCredential};
 use solver::progress::Sink;
 use solver::{OpContext, OpError};
@@ -114,6 +114,16 @@ impl Worker {
         network: Option<&Lease>,
     ) -> Result<Process, sandbox::Error> {
         self.executor.start(spec, stdio, network.map(AsFd::as_fd))
+    }
+
+    /// Starts a further process in the container of another.
+    pub(crate) fn enter(
+        &self,
+        doorway: Doorway,
+        spec: &Spec,
+        stdio: Stdio,
+    ) -> Result<Process, sandbox::Error> {
+        self.executor.enter(doorway, spec, stdio)
     }
 
     /// The network of a step: what is passed to the sandbox, and what to call it. Where a step can have none of its own

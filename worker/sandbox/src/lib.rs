@@ -38,7 +38,7 @@ pub mod network;
 mod tests;
 
 pub use error::{Blame, Error};
-pub use process::{Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
+pub use process::{Doorway, Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
 pub use spawner::{Spawner, spawner_main};
 pub use spec::Spec;
 pub use tool::{Tool, ToolMount};

@@ -170,6 +170,10 @@ pub struct Usage {
     pub peak_memory_bytes: u64,
 }
 
+/// The way into the container of a process, as long as that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Doorway(pub(crate) u64);
+
 /// A process that runs, or whose end has not been asked for yet.
 #[derive(Debug)]
 pub struct Process {
@@ -213,9 +217,10 @@ impl Process {
         &self.notes
     }
 
-    /// How the spawner calls it, for [`crate::Spawner::enter`].
-    pub(crate) fn number(&self) -> u64 {
-        self.number
+    /// The way into its container for further processes ([`crate::Spawner::enter`]).
+    #[must_use]
+    pub fn doorway(&self) -> Doorway {
+        Doorway(self.number)
     }
 
     /// The controlling end of its terminal, where one was asked for and has not been taken yet.
@@ -280,13 +285,31 @@ impl Process {
     }
 }
 
-/// Ends a process; see [`Process::killer`].
+/// Signals a process, or ends it; see [`Process::killer`].
 #[derive(Debug)]
 pub struct Killer {
     pidfd: OwnedFd,
 }
 
 impl Killer {
+    /// One more of it.
+    ///
+    /// # Errors
+    /// Those of dup(2).
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self {
+            pidfd: self.pidfd.try_clone()?,
+        })
+    }
+
+    /// Sends a signal to the process; one that has ended is left alone.
+    ///
+    /// # Errors
+    /// Those of pidfd_send_signal(2); `EINVAL` for a number that is no signal.
+    pub fn signal(&self, signal: i32) -> io::Result<()> {
+        signal_to(&self.pidfd, signal)
+    }
+
     /// Ends the process and all its descendants; one that has ended is left alone.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags};
 
 use crate::Error;
-use crate::process::{Process, Stdio};
+use crate::process::{Doorway, Process, Stdio};
 use crate::spec::Spec;
 use crate::sys::{self, CStringArray, CloneOptions};
 use crate::tool::Tool;
@@ -114,13 +114,13 @@ impl Spawner {
         self.ask(&Job::Step(Box::new(spec.clone())), stdio, network)
     }
 
-    /// Starts a further process in the container of `first`, which must still run; it ends with `first` at the latest.
+    /// Starts a further process in the container of the process that `doorway` is from; it ends with that at the latest.
     /// Of `spec` only the command, environment, working directory, user, rights and limits of processes count.
     ///
     /// # Errors
-    /// As [`Spawner::step`]; [`Error::Invalid`] when `first` has ended.
-    pub fn enter(&self, first: &Process, spec: &Spec, stdio: Stdio) -> Result<Process, Error> {
-        self.ask(&Job::Enter(first.number(), Box::new(spec.clone())), stdio, None)
+    /// As [`Spawner::step`]; [`Error::Invalid`] when the container has ended.
+    pub fn enter(&self, doorway: Doorway, spec: &Spec, stdio: Stdio) -> Result<Process, Error> {
+        self.ask(&Job::Enter(doorway.0, Box::new(spec.clone())), stdio, None)
     }
 
     /// Starts a program of the host with mounts prepared for it, in the network namespace `network` when there is one.

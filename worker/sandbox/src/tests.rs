@@ -668,7 +668,9 @@ fn further_processes_are_in_the_container_and_end_with_it() {
     let (stdio, out, err) = Stdio::pipes().expect("pipes");
     let looks = "cat() { busybox cat \"$@\"; }; cat /here; busybox hostname; busybox pwd; busybox id; busybox ps -o pid,args; \
                  busybox grep -E '^(CapBnd|Seccomp):' /proc/self/status; busybox ls /dev; echo $0 >&2; exit 9";
-    let mut second = spawner().enter(&first, &further(looks), stdio).expect("entered");
+    let mut second = spawner()
+        .enter(first.doorway(), &further(looks), stdio)
+        .expect("entered");
     let mut text = String::new();
     fs::File::from(out).read_to_string(&mut text).expect("text");
     fs::File::from(err).read_to_string(&mut text).expect("text");
@@ -684,7 +686,7 @@ fn further_processes_are_in_the_container_and_end_with_it() {
     }
     let mut third = spawner()
         .enter(
-            &first,
+            first.doorway(),
             &further("busybox tty; busybox stty size"),
             Stdio::Terminal(Size::default()),
         )
@@ -696,11 +698,11 @@ fn further_processes_are_in_the_container_and_end_with_it() {
         args: vec!["nothing-here".into()],
         ..further("")
     };
-    let refused = spawner().enter(&first, &missing, Stdio::null().expect("null"));
+    let refused = spawner().enter(first.doorway(), &missing, Stdio::null().expect("null"));
     assert!(matches!(refused, Err(Error::NotFound { .. })), "{refused:?}");
     let mut fourth = spawner()
         .enter(
-            &first,
+            first.doorway(),
             &further("busybox sleep 600"),
             Stdio::null().expect("null"),
         )
@@ -711,7 +713,7 @@ fn further_processes_are_in_the_container_and_end_with_it() {
         fourth.wait().expect("ended").status,
         Status::Signal(libc::SIGKILL)
     );
-    let late = spawner().enter(&first, &further("true"), Stdio::null().expect("null"));
+    let late = spawner().enter(first.doorway(), &further("true"), Stdio::null().expect("null"));
     assert!(matches!(late, Err(Error::Invalid(_))), "{late:?}");
     // The spawner is as able as before.
     assert_eq!(output(&ground.spec("echo $$")), "1\n");

@@ -9,7 +9,7 @@
 mod oci_runtime; // runc, crun and the like
 
 use parking_lot::Mutex;
-use sandbox::{Exit, Process, Spawner, Spec, Stdio, network::Lease};
+use sandbox::{Doorway, Exit, Process, Spawner, Spec, Stdio, network::Lease};
 use solver::progress::{OutputStream, Sink};
 use std::{
     io::{self, Read},
@@ -126,6 +126,16 @@ impl Executor {
         network: Option<BorrowedFd<'_>>,
     ) -> Result<Process, sandbox::Error> {
         self.spawner()?.step(spec, stdio, network)
+    }
+
+    /// Starts a further process in the container of another.
+    pub(crate) fn enter(
+        &self,
+        doorway: Doorway,
+        spec: &Spec,
+        stdio: Stdio,
+    ) -> Result<Process, sandbox::Error> {
+        self.spawner()?.enter(doorway, spec, stdio)
     }
 }
 
