@@ -45,8 +45,8 @@ pub struct BuildFlags {
     /// Offer a secret to RUN: id=ID[,src=FILE][,env=NAME]
     #[arg(long, value_name = "id=ID[,src=FILE|env=NAME]")]
     pub secret: Vec<String>,
-    /// Offer an ssh agent to RUN: default or ID[=SOCKET]
-    #[arg(long, value_name = "default|ID[=SOCKET]")]
+    /// Offer an ssh agent or private keys to RUN: default or ID[=SOCKET|KEYFILE[,KEYFILE]…]
+    #[arg(long, value_name = "default|ID[=SOCKET|KEY,…]")]
     pub ssh: Vec<String>,
     /// Ask registries for newer images even if the store has some
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", hide_possible_values = true)]

@@ -1,11 +1,12 @@
 //! The values of single flags: text in, checked values out. Every error names the flag and the text.
 use crate::config::Environment;
 use crate::request::{Entitlements, HostAddress, NetworkMode, Ulimit};
-use session::{Secret, SecretSource, SshSource};
+use session::{KeyError, Keyring, Secret, SecretSource, SshSource};
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A mistake on the command line; the program ends with the exit code for those.
 #[derive(Debug, thiserror::Error)]
@@ -324,47 +325,63 @@ pub(super) fn secret(value: &str, environment: &Environment) -> Result<(String, 
     Ok((id, source))
 }
 
-/// `--ssh default|ID[=SOCKET][,raw=true]`; key files are refused, saying what to do instead.
+/// `--ssh default|ID[=SOCKET|KEY[,KEY]…][,raw=true]`.
 pub(super) fn ssh(value: &str, environment: &Environment) -> Result<(String, SshSource)> {
     let wrong = |what: String| UsageError::new(format!("--ssh {value}: {what}"));
     let (id, sources) = value.split_once('=').unwrap_or((value, ""));
     if id.is_empty() {
         return Err(wrong("the id is missing".into()));
     }
-    let mut paths = Vec::new();
+    let (mut paths, mut raw) = (Vec::new(), false);
     for field in fields("--ssh", sources)?
         .into_iter()
         .filter(|field| !field.is_empty())
     {
         match field.strip_prefix("raw=") {
-            // Sockets are always handed on as they are, so this asks for nothing more.
-            Some("true" | "1" | "false" | "0") => {}
+            Some("true" | "1") => raw = true,
+            Some("false" | "0") => raw = false,
             Some(other) => return Err(wrong(format!("raw={other} is neither true nor false"))),
-            None => paths.push(field),
+            None => paths.push(absolute("--ssh", &expand_home(&field, environment))?),
         }
     }
-    let socket = match paths.as_slice() {
-        [] => environment.path("SSH_AUTH_SOCK").ok_or_else(|| {
+    if paths.is_empty() {
+        paths.push(environment.path("SSH_AUTH_SOCK").ok_or_else(|| {
             wrong("SSH_AUTH_SOCK is not set".into()).hint("start one with: eval $(ssh-agent) && ssh-add")
-        })?,
-        [path] => PathBuf::from(expand_home(path, environment)),
-        _ => {
+        })?);
+    }
+    let (mut socket, mut keys) = (None, Keyring::default());
+    for path in paths {
+        let kind = std::fs::metadata(&path).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
+        if kind.file_type().is_socket() {
+            if socket.replace(path).is_some() {
+                return Err(wrong(
+                    "only one agent's socket can be forwarded under an id".into(),
+                ));
+            }
+            continue;
+        }
+        keys.add(&path).map_err(|error| {
+            let refused = wrong(format!("{}: {error}", path.display()));
+            match error {
+                KeyError::Passphrase => refused.hint(format!(
+                    "load it into an agent, which asks for it: eval $(ssh-agent) && ssh-add {}",
+                    path.display()
+                )),
+                _ => refused,
+            }
+        })?;
+    }
+    let source = match (socket, keys.is_empty()) {
+        (Some(path), true) => SshSource::Socket { path, raw },
+        (Some(_), false) => {
             return Err(wrong(
-                "several sources; one agent's socket is what can be forwarded".into(),
+                "keys and an agent's socket cannot be mixed under an id".into(),
             ));
         }
+        (None, _) if raw => return Err(wrong("raw=true is for an agent's socket".into())),
+        (None, _) => SshSource::Keys(Arc::new(keys)),
     };
-    let socket = absolute("--ssh", &socket.to_string_lossy())?;
-    let kind = std::fs::metadata(&socket).map_err(|error| wrong(format!("{}: {error}", socket.display())))?;
-    if !kind.file_type().is_socket() {
-        return Err(
-            wrong(format!("{} is not the socket of an agent", socket.display())).hint(format!(
-                "key files are not served; load the key into an agent: eval $(ssh-agent) && ssh-add {}",
-                socket.display()
-            )),
-        );
-    }
-    Ok((id.to_owned(), SshSource { socket }))
+    Ok((id.to_owned(), source))
 }
 
 /// A path made absolute against the working directory.

@@ -7,7 +7,7 @@
 //!
 //! 1. `caller` is the trait the worker asks through; it never asks anybody else for the user's things.
 //! 2. `secret` holds bytes that can be used but not printed.
-//! 3. `ssh` is a handle on an agent of the caller.
+//! 3. `ssh` is a handle on an agent of the caller; `agent` serves key files, and keeps builds from changing agents.
 //! 4. `local` answers from this process: paths, values and sockets that were named on the command line.
 //! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it.
 //! 6. `received` keeps what clients sent, so that next time only changes travel.
@@ -18,6 +18,7 @@
 pub mod wire;
 mod secret;
 mod ssh;
+mod agent;
 mod caller;
 mod local;
 pub mod tunnel;
@@ -26,6 +27,7 @@ mod received;
 mod remote;
 mod sessions;
 
+pub use agent::{KeyError, Keyring};
 pub use caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
 };

@@ -3,10 +3,11 @@
 //! Directories and layouts are handed out as paths and read in place; secrets are read when a step asks for
 //! them, not before; credentials come from a lookup that may start a helper program, so it runs on a thread
 //! that may block.
+use crate::agent::{Answers, Serving};
 use crate::caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
 };
-use crate::{MAX_SECRET_BYTES, Secret, SshAgent};
+use crate::{Keyring, MAX_SECRET_BYTES, Secret, SshAgent};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -22,11 +23,18 @@ pub enum SecretSource {
     Value(Secret),
 }
 
-/// Where an agent listens.
+/// Where an agent comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SshSource {
-    /// The socket of a running agent.
-    pub socket: PathBuf,
+pub enum SshSource {
+    /// A running agent.
+    Socket {
+        /// Where it listens.
+        path: PathBuf,
+        /// Whether builds may ask it anything, not only to list keys and to sign.
+        raw: bool,
+    },
+    /// Keys that were read from files.
+    Keys(Arc<Keyring>),
 }
 
 /// Looks up credentials; may block (helper programs), so it is never called on an async thread.
@@ -147,10 +155,26 @@ impl Caller for LocalCaller {
 
     async fn ssh_agent(&self, id: &str) -> Result<Option<SshAgent>, SessionError> {
         let id = if id.is_empty() { "default" } else { id };
-        Ok(self
-            .ssh
-            .get(id)
-            .map(|source| SshAgent::new(id, source.socket.clone())))
+        let answers = match self.ssh.get(id) {
+            None => return Ok(None),
+            Some(SshSource::Keys(keys)) => Answers::Keys(keys.clone()),
+            Some(SshSource::Socket { path, raw }) => {
+                let agent = SshAgent::new(id, path);
+                // Asked now, so that a step does not begin without the agent it needs.
+                drop(agent.connect().await?);
+                if *raw {
+                    return Ok(Some(agent));
+                }
+                Answers::Agent(path.clone())
+            }
+        };
+        let serving = Serving::start(answers).map_err(|source| SessionError::Ssh {
+            id: id.to_owned(),
+            socket: std::env::temp_dir(),
+            source,
+        })?;
+        let socket = serving.socket().to_owned();
+        Ok(Some(SshAgent::served(id, socket, Arc::new(serving))))
     }
 
     async fn credentials(&self, host: &str) -> Result<Option<RegistryCredential>, SessionError> {
@@ -263,15 +287,13 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_agent_id_means_default() {
-        let source = SshSource {
-            socket: "/run/agent".into(),
-        };
+        let source = SshSource::Keys(Arc::default());
         let caller = caller(LocalOptions {
             ssh: BTreeMap::from([("default".to_owned(), source)]),
             ..Default::default()
         });
         let agent = caller.ssh_agent("").await.expect("no error").expect("forwarded");
-        assert_eq!(agent.socket(), Path::new("/run/agent"));
+        assert_eq!(agent.id(), "default");
         assert!(caller.ssh_agent("other").await.expect("no error").is_none());
     }
 

@@ -1,7 +1,7 @@
 //! An ssh agent of the caller, reachable through a unix socket.
 //!
-//! Supported are agents only: a socket path, `$SSH_AUTH_SOCK` among them. Private key files are refused by
-//! name when the options are read, because serving one would need an agent of our own inside the builder.
+//! Who answers at the socket is the user's own agent, or we: for keys from files, for an agent that a build must not
+//! change, for an agent of a client on the wire.
 use crate::SessionError;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

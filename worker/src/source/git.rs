@@ -269,6 +269,7 @@ impl GitOp {
             None => ssh += " -o StrictHostKeyChecking=no",
         }
         let mut environment = vec![("GIT_SSH_COMMAND".to_owned(), ssh.into())];
+        let mut forwarded = None;
         if let Some(id) = &self.ssh {
             let agent = session
                 .caller()
@@ -278,6 +279,7 @@ impl GitOp {
             let agent =
                 agent.ok_or_else(|| OpError::user(format!("no SSH key {id:?} forwarded from the client")))?;
             environment.push(("SSH_AUTH_SOCK".to_owned(), agent.socket().as_os_str().to_owned()));
+            forwarded = Some(agent);
         }
         if let Some(header) = self.authorization(&session).await? {
             let scope = Url::parse(&self.remote).map_err(OpError::user)?;
@@ -297,6 +299,7 @@ impl GitOp {
             ctx: ctx.clone(),
             remote: self.shown(),
             temporary,
+            _agent: forwarded,
         })
     }
 

@@ -95,8 +95,13 @@ fn secrets() {
 
 #[test]
 fn a_key_file_is_refused_with_a_way_out() {
-    let error = ssh("default=/dev/null", &Environment::of(&[])).expect_err("no socket");
-    assert!(error.hint.expect("a hint").contains("ssh-add"));
+    let error = ssh("default=/dev/null", &Environment::of(&[])).expect_err("no key");
+    assert!(
+        error
+            .to_string()
+            .contains("neither an agent's socket nor a private key"),
+        "{error}"
+    );
     assert!(ssh("default", &Environment::of(&[])).is_err());
     assert!(ssh("", &Environment::of(&[])).is_err());
 }

@@ -14,6 +14,8 @@ pub(super) struct Git {
     pub(super) remote: String,
     /// Gone with this value.
     pub(super) temporary: tempfile::TempDir,
+    /// Some agents are served only as long as this is held.
+    pub(super) _agent: Option<session::SshAgent>,
 }
 
 impl Git {
