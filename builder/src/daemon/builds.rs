@@ -1,0 +1,188 @@
+//! The builds that run, and those that ended a moment ago, by the id their client gave them.
+//!
+//! ```text
+//! Solve ─▶ begin ─▶ Build ◀─ find ─ LLBBridge (waits a little), Status
+//!                     └─▶ end: gone after a while, so that a slow listener still finds its log
+//! ```
+use super::errors::Failure;
+use super::result::{LazyRef, Solved};
+use crate::history::EventLog;
+use cache::ImmutableRef;
+use parking_lot::Mutex;
+use solver::Job;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use worker::Session;
+
+/// How long a build that ended is found.
+const LINGER: Duration = Duration::from_secs(10);
+/// Refs a client may hold in one build.
+const MAX_REFS: usize = 100_000;
+
+/// One build.
+pub(super) struct Build {
+    /// Its id.
+    pub(super) id: String,
+    /// What of the solver it holds.
+    pub(super) job: Job<ImmutableRef>,
+    /// Its client.
+    pub(super) session: Arc<Session>,
+    /// What it shows.
+    pub(super) log: Arc<EventLog>,
+    /// Called off when its client goes.
+    pub(super) cancel: CancellationToken,
+    /// Frontend inputs, by name.
+    pub(super) inputs: BTreeMap<String, llb::proto::Definition>,
+    refs: Mutex<HashMap<String, Arc<LazyRef>>>,
+    returned: Mutex<Option<oneshot::Sender<Result<Solved, Failure>>>>,
+}
+
+impl Build {
+    pub(super) fn new(
+        id: String,
+        job: Job<ImmutableRef>,
+        session: Arc<Session>,
+        log: Arc<EventLog>,
+        inputs: BTreeMap<String, llb::proto::Definition>,
+    ) -> Build {
+        Build {
+            id,
+            job,
+            session,
+            log,
+            cancel: CancellationToken::new(),
+            inputs,
+            refs: Mutex::default(),
+            returned: Mutex::default(),
+        }
+    }
+
+    /// What the client's own frontend will answer.
+    pub(super) fn expect_return(&self) -> oneshot::Receiver<Result<Solved, Failure>> {
+        let (sender, receiver) = oneshot::channel();
+        *self.returned.lock() = Some(sender);
+        receiver
+    }
+
+    /// Takes the answer of the client's frontend.
+    pub(super) fn take_return(&self, answer: Result<Solved, Failure>) -> Result<(), Failure> {
+        let Some(sender) = self.returned.lock().take() else {
+            return Err(Failure::new(Code::FailedPrecondition, "the build has its result already"));
+        };
+        // A build that was called off waits no more.
+        let _ = sender.send(answer);
+        Ok(())
+    }
+
+    /// Keeps a ref for the rest of the build.
+    pub(super) fn hold(&self, one: &Arc<LazyRef>) -> Result<(), Failure> {
+        let mut refs = self.refs.lock();
+        if refs.len() >= MAX_REFS {
+            let limit = format!("a build may hold at most {MAX_REFS} results");
+            return Err(Failure::new(Code::ResourceExhausted, limit));
+        }
+        refs.insert(one.id.clone(), one.clone());
+        Ok(())
+    }
+
+    /// A ref by its id.
+    pub(super) fn find_ref(&self, id: &str) -> Result<Arc<LazyRef>, Failure> {
+        let found = self.refs.lock().get(id).cloned();
+        found.ok_or_else(|| Failure::new(Code::NotFound, format!("no such ref: {id}")))
+    }
+}
+
+/// All builds.
+#[derive(Default)]
+pub(super) struct Builds {
+    running: Mutex<HashMap<String, Arc<Build>>>,
+    /// Logs of builds that ended a moment ago.
+    ended: Mutex<HashMap<String, Arc<EventLog>>>,
+    changed: Notify,
+}
+
+impl Builds {
+    /// Adds a build.
+    pub(super) fn begin(&self, build: &Arc<Build>) -> Result<(), Failure> {
+        let mut running = self.running.lock();
+        if running.contains_key(&build.id) || self.ended.lock().contains_key(&build.id) {
+            return Err(exists(&build.id));
+        }
+        running.insert(build.id.clone(), build.clone());
+        drop(running);
+        self.changed.notify_waiters();
+        Ok(())
+    }
+
+    /// Whether an id is taken.
+    pub(super) fn check_free(&self, id: &str) -> Result<(), Failure> {
+        let is_taken = self.running.lock().contains_key(id) || self.ended.lock().contains_key(id);
+        if is_taken { Err(exists(id)) } else { Ok(()) }
+    }
+
+    /// Takes a build away; its log is found for a while.
+    pub(super) fn end(self: &Arc<Self>, build: &Build) {
+        self.ended.lock().insert(build.id.clone(), build.log.clone());
+        self.running.lock().remove(&build.id);
+        let (builds, id) = (self.clone(), build.id.clone());
+        tokio::spawn(async move {
+            tokio::time::sleep(LINGER).await;
+            builds.ended.lock().remove(&id);
+        });
+    }
+
+    /// How many run.
+    pub(super) fn count(&self) -> usize {
+        self.running.lock().len()
+    }
+
+    /// Calls every build off.
+    pub(super) fn cancel_all(&self) {
+        self.running.lock().values().for_each(|build| build.cancel.cancel());
+    }
+
+    /// Returns when none runs.
+    pub(super) async fn idle(&self) {
+        loop {
+            if self.count() == 0 {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// The build of an id, waiting so long for it to begin.
+    pub(super) async fn find(&self, id: &str, patience: Duration) -> Option<Arc<Build>> {
+        self.wait(patience, || self.running.lock().get(id).cloned()).await
+    }
+
+    /// The log of a build that runs or ended a moment ago, waiting so long for it to begin.
+    pub(super) async fn find_log(&self, id: &str, patience: Duration) -> Option<Arc<EventLog>> {
+        let look = || {
+            let running = self.running.lock().get(id).map(|build| build.log.clone());
+            running.or_else(|| self.ended.lock().get(id).cloned())
+        };
+        self.wait(patience, look).await
+    }
+
+    async fn wait<T>(&self, patience: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
+        let deadline = tokio::time::Instant::now() + patience;
+        loop {
+            let changed = self.changed.notified();
+            if let Some(found) = look() {
+                return Some(found);
+            }
+            if tokio::time::timeout_at(deadline, changed).await.is_err() {
+                return look();
+            }
+        }
+    }
+}
+
+fn exists(id: &str) -> Failure {
+    Failure::new(Code::Unknown, format!("job ID {id} exists"))
+}

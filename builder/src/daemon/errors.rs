@@ -1,0 +1,150 @@
+//! Our errors as gRPC status, with the details clients print: which lines of which file, which vertex.
+//!
+//! The trailer `grpc-status-details-bin` holds a `google.rpc.Status` whose details are JSON in `Any`, as BuildKit sends
+//! them. A status that came from a client with its details passes through untouched.
+use crate::build::BuildError;
+use api::rpc;
+use prost::Message;
+use prost_types::Any;
+use serde_json::{Value, json};
+use solver::SolveError;
+use tonic::{Code, Status};
+
+const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
+const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
+const SOLVE: &str = "github.com/moby/buildkit/errdefs.Solve+json";
+const EXIT: &str = "github.com/moby/buildkit/gatewayapi.ExitMessage+json";
+const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
+
+/// Why a build failed, as it goes over the wire.
+#[derive(Clone, Debug)]
+pub(super) struct Failure(pub(super) rpc::Status);
+
+impl Failure {
+    /// A failure without details.
+    pub(super) fn new(code: Code, message: impl Into<String>) -> Failure {
+        Failure(rpc::Status {
+            code: code.into(),
+            message: message.into(),
+            details: Vec::new(),
+        })
+    }
+
+    /// The build was called off.
+    pub(super) fn canceled() -> Failure {
+        Failure::new(Code::Canceled, "context canceled")
+    }
+
+    /// A request for a subrequest the frontend does not have.
+    pub(super) fn no_subrequest(name: &str) -> Failure {
+        let mut failure = Failure::new(Code::Unimplemented, format!("unsupported request {name:?}"));
+        failure.0.details.push(detail(SUBREQUEST, &json!({ "name": name })));
+        failure
+    }
+
+    /// The same for the history.
+    pub(super) fn record(&self) -> crate::history::Failure {
+        crate::history::Failure {
+            code: self.0.code,
+            message: self.0.message.clone(),
+        }
+    }
+}
+
+impl From<BuildError> for Failure {
+    fn from(error: BuildError) -> Failure {
+        let code = match &error {
+            BuildError::Cancelled { .. } | BuildError::Solve(SolveError::Canceled) => Code::Canceled,
+            _ => Code::Unknown,
+        };
+        let message = match &error {
+            BuildError::Cancelled { .. } | BuildError::Solve(SolveError::Canceled) => "context canceled".to_owned(),
+            error => error.to_string(),
+        };
+        let mut failure = Failure::new(code, message);
+        for lines in error.lines() {
+            let ranges: Vec<Value> = lines
+                .ranges
+                .iter()
+                .map(|range| json!({"start": {"line": range.start()}, "end": {"line": range.end()}}))
+                .collect();
+            let info = json!({
+                "filename": lines.filename,
+                "data": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &lines.data),
+                "language": "Dockerfile",
+            });
+            failure.0.details.push(detail(SOURCE, &json!({"info": info, "ranges": ranges})));
+        }
+        if let BuildError::Solve(SolveError::Vertex { digest, .. }) = &error {
+            failure.0.details.push(detail(VERTEX, &json!({"digest": digest.to_string()})));
+            failure.0.details.push(detail(SOLVE, &json!({})));
+            if let Some(code) = exit_code(&error.to_string()) {
+                failure.0.details.push(detail(EXIT, &json!({ "Code": code })));
+            }
+        }
+        failure
+    }
+}
+
+impl From<SolveError> for Failure {
+    fn from(error: SolveError) -> Failure {
+        BuildError::from(error).into()
+    }
+}
+
+impl From<frontend::Error> for Failure {
+    fn from(error: frontend::Error) -> Failure {
+        BuildError::from(error).into()
+    }
+}
+
+impl From<Failure> for Status {
+    fn from(failure: Failure) -> Status {
+        let code = Code::from_i32(failure.0.code);
+        let details = failure.0.encode_to_vec();
+        Status::with_details(code, failure.0.message, details.into())
+    }
+}
+
+impl From<rpc::Status> for Failure {
+    fn from(status: rpc::Status) -> Failure {
+        Failure(status)
+    }
+}
+
+fn detail(kind: &str, value: &Value) -> Any {
+    Any {
+        type_url: kind.to_owned(),
+        value: value.to_string().into_bytes(),
+    }
+}
+
+/// The exit code a failed RUN names at the end of its message.
+fn exit_code(message: &str) -> Option<u32> {
+    let (_, code) = message.rsplit_once("did not complete successfully: exit code: ")?;
+    code.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn details_travel_in_the_status() {
+        let failure = Failure::no_subrequest("frontend.unknown");
+        let status = Status::from(failure);
+        assert_eq!(status.code(), Code::Unimplemented);
+        let inner = rpc::Status::decode(status.details()).expect("an rpc status");
+        assert_eq!(inner.message, status.message());
+        assert_eq!(inner.details[0].type_url, SUBREQUEST);
+        assert_eq!(inner.details[0].value, br#"{"name":"frontend.unknown"}"#);
+    }
+
+    #[test]
+    fn exit_codes() {
+        let text = |end: &str| format!("process \"/bin/sh -c x\" did not complete successfully: {end}");
+        assert_eq!(exit_code(&text("exit code: 7")), Some(7));
+        assert_eq!(exit_code(&text("killed")), None);
+        assert_eq!(exit_code("exit code: 7"), None);
+    }
+}

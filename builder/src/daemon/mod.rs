@@ -1,0 +1,34 @@
+//! The engine as a service that speaks BuildKit's API.
+//!
+//! ```text
+//! listen ─▶ control ─ Solve ──▶ run ─▶ (frontend | definition | a client through gateway) ─▶ outputs
+//!                   ─ Status ─▶ the build's log          ▲
+//!                   ─ Session ▶ session::Sessions        │
+//!           gateway ─ Solve, ReadFile, …, Return ────────┘
+//!           content ─ blobs of the history       health, traces
+//! ```
+//!
+//! 1. `start` is its life: open, listen, serve, drain.
+//! 2. `listen` makes sockets: unix, TCP with or without TLS, those systemd hands over.
+//! 3. `builds` are the builds that run, found by their id.
+//! 4. `result` is what a frontend answers: refs by platform, and metadata.
+//! 5. `run` is one Solve from request to answer; `output` gives its result out through the session.
+//! 6. `control`, `gateway`, `content`, `traces` are the services, one file each: wire types in, own types out.
+//! 7. `errors` turns ours into status and details.
+//! 8. `upkeep` keeps store, history and received contexts within their limits.
+mod errors;
+mod result;
+mod builds;
+mod output;
+mod run;
+mod records;
+mod control;
+mod gateway;
+mod content;
+mod traces;
+mod upkeep;
+mod listen;
+mod start;
+
+pub use listen::{Address, AddressError, TlsFiles};
+pub use start::{Served, Service, serve};

@@ -1,0 +1,211 @@
+//! What a frontend answers: refs that are solved when something needs them, and metadata that says what they are.
+//!
+//! ```text
+//! frontend::Answer ─┐
+//! wire Result ──────┴─▶ Solved { refs, metadata } ─▶ export::Source
+//! ```
+use super::errors::Failure;
+use crate::build::SolvedPlatform;
+use bytes::Bytes;
+use cache::ImmutableRef;
+use frontend::Answer;
+use llb::Definition;
+use oci::Platform;
+use serde_json::{Value, json};
+use solver::Job;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio::sync::OnceCell;
+use tonic::Code;
+
+/// Keys of the metadata.
+pub(super) const CONFIG: &str = "containerimage.config";
+pub(super) const BASE_CONFIG: &str = "containerimage.base.config";
+pub(super) const PLATFORMS: &str = "refs.platforms";
+pub(super) const EPOCH: &str = "source.date.epoch";
+
+/// A result that is solved at most once, when it is first needed.
+#[derive(Debug)]
+pub(super) struct LazyRef {
+    /// Its name on the wire.
+    pub(super) id: String,
+    /// What it is the result of.
+    pub(super) definition: Definition,
+    result: OnceCell<Option<ImmutableRef>>,
+}
+
+impl LazyRef {
+    pub(super) fn new(id: String, definition: Definition) -> Arc<LazyRef> {
+        Arc::new(LazyRef {
+            id,
+            definition,
+            result: OnceCell::new(),
+        })
+    }
+
+    /// Its files; `None` is scratch.
+    pub(super) async fn evaluate(&self, job: &Job<ImmutableRef>) -> Result<Option<ImmutableRef>, Failure> {
+        let built = self.result.get_or_try_init(|| async {
+            let built = job.build(&self.definition).await?;
+            Ok::<_, solver::SolveError>(built.result)
+        });
+        Ok(built.await?.clone())
+    }
+}
+
+/// Refs of a result: one, or one per platform.
+#[derive(Clone, Debug)]
+pub(super) enum Refs {
+    /// One; `None` is scratch.
+    One(Option<Arc<LazyRef>>),
+    /// By platform id.
+    Many(BTreeMap<String, Option<Arc<LazyRef>>>),
+}
+
+/// What a frontend answers.
+#[derive(Clone, Debug)]
+pub(super) struct Solved {
+    pub(super) refs: Refs,
+    pub(super) metadata: BTreeMap<String, Bytes>,
+}
+
+impl Solved {
+    /// A ref alone.
+    pub(super) fn of_ref(one: Option<Arc<LazyRef>>) -> Solved {
+        Solved {
+            refs: Refs::One(one),
+            metadata: BTreeMap::new(),
+        }
+    }
+
+    /// The Dockerfile frontend's answer; `id` names new refs.
+    pub(super) fn of_answer(answer: Answer, mut id: impl FnMut() -> String) -> Solved {
+        let mut metadata = BTreeMap::new();
+        let mut set = |key: &str, suffix: &str, value: Vec<u8>| {
+            let key = if suffix.is_empty() { key.to_owned() } else { format!("{key}/{suffix}") };
+            metadata.insert(key, Bytes::from(value));
+        };
+        let platforms: Vec<Value> = answer
+            .platforms
+            .iter()
+            .map(|platform| json!({"ID": platform.id, "Platform": platform_json(&platform.platform)}))
+            .collect();
+        set(PLATFORMS, "", json!({ "Platforms": platforms }).to_string().into_bytes());
+        let mut many = BTreeMap::new();
+        for platform in answer.platforms {
+            let suffix = if answer.is_multi_platform { platform.id.as_str() } else { "" };
+            set(CONFIG, suffix, platform.config);
+            if let Some(base) = platform.base_config {
+                set(BASE_CONFIG, suffix, base);
+            }
+            if let Some(epoch) = platform.epoch {
+                set(EPOCH, suffix, epoch.to_string().into_bytes());
+            }
+            let is_scratch = platform.definition.ops.is_empty();
+            let one = (!is_scratch).then(|| LazyRef::new(id(), platform.definition));
+            many.insert(platform.id, one);
+        }
+        let refs = match answer.is_multi_platform {
+            true => Refs::Many(many),
+            false => Refs::One(many.into_values().next().flatten()),
+        };
+        Solved { refs, metadata }
+    }
+
+    /// All refs.
+    pub(super) fn each(&self) -> Vec<Arc<LazyRef>> {
+        match &self.refs {
+            Refs::One(one) => one.iter().cloned().collect(),
+            Refs::Many(many) => many.values().flatten().cloned().collect(),
+        }
+    }
+
+    /// The platforms of the result, solved, for the exporters.
+    pub(super) async fn platforms(&self, job: &Job<ImmutableRef>) -> Result<Vec<SolvedPlatform>, Failure> {
+        let named = self.named_platforms()?;
+        let refs: Vec<(String, Platform, Option<Arc<LazyRef>>)> = match &self.refs {
+            Refs::One(one) => {
+                let (id, platform) = named.into_iter().next().unwrap_or_else(|| {
+                    let host = Platform::host();
+                    (host.to_string(), host)
+                });
+                vec![(id, platform, one.clone())]
+            }
+            Refs::Many(many) => {
+                let found = named.into_iter().map(|(id, platform)| {
+                    let one = many.get(&id).ok_or_else(|| invalid(format!("the result has no ref of platform {id}")))?;
+                    Ok((id, platform, one.clone()))
+                });
+                found.collect::<Result<_, Failure>>()?
+            }
+        };
+        let is_many = matches!(self.refs, Refs::Many(_));
+        let solved = refs.into_iter().map(|(id, platform, one)| async move {
+            let result = match one {
+                Some(one) => one.evaluate(job).await?,
+                None => None,
+            };
+            let suffix = if is_many { id.as_str() } else { "" };
+            let text = |key| self.value(key, suffix).and_then(|value| std::str::from_utf8(value).ok());
+            Ok::<_, Failure>(SolvedPlatform {
+                config: self.value(CONFIG, suffix).map(|config| config.to_vec()),
+                base_config: self.value(BASE_CONFIG, suffix).map(|config| config.to_vec()),
+                epoch: text(EPOCH).and_then(|epoch| epoch.parse().ok()),
+                id,
+                platform,
+                result,
+            })
+        });
+        futures_util::future::try_join_all(solved).await
+    }
+
+    /// Whether an index is to be made.
+    pub(super) fn is_index(&self) -> bool {
+        matches!(self.refs, Refs::Many(_))
+    }
+
+    /// A value for a platform: its own, else the one for all.
+    fn value(&self, key: &str, platform: &str) -> Option<&Bytes> {
+        let own = self.metadata.get(&format!("{key}/{platform}"));
+        own.or_else(|| self.metadata.get(key))
+    }
+
+    fn named_platforms(&self) -> Result<Vec<(String, Platform)>, Failure> {
+        let Some(bytes) = self.metadata.get(PLATFORMS) else {
+            return match &self.refs {
+                Refs::One(_) => Ok(Vec::new()),
+                Refs::Many(many) if many.is_empty() => Ok(Vec::new()),
+                Refs::Many(_) => Err(invalid(format!("the result has several refs but no {PLATFORMS}"))),
+            };
+        };
+        let value: Value = serde_json::from_slice(bytes).map_err(|error| invalid(format!("{PLATFORMS}: {error}")))?;
+        let list = value.get("Platforms").and_then(Value::as_array);
+        let list = list.ok_or_else(|| invalid(format!("{PLATFORMS} has no list of platforms")))?;
+        list.iter().map(named_platform).collect()
+    }
+}
+
+fn named_platform(value: &Value) -> Result<(String, Platform), Failure> {
+    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let platform = value.get("Platform").cloned().unwrap_or_default();
+    let parsed = Platform {
+        os: text(&platform, "os"),
+        architecture: text(&platform, "architecture"),
+        variant: Some(text(&platform, "variant")).filter(|variant| !variant.is_empty()),
+        os_version: Some(text(&platform, "os.version")).filter(|version| !version.is_empty()),
+        ..Platform::host()
+    };
+    let id = text(value, "ID");
+    if parsed.os.is_empty() || parsed.architecture.is_empty() {
+        return Err(invalid(format!("platform {id:?} of the result has no os or architecture")));
+    }
+    Ok((id, parsed))
+}
+
+fn platform_json(platform: &Platform) -> Value {
+    serde_json::to_value(platform).unwrap_or_default()
+}
+
+fn invalid(message: String) -> Failure {
+    Failure::new(Code::Unknown, message)
+}
