@@ -12,7 +12,8 @@
 //! 4. `client` opens the engine in this process and offers it the user's things.
 //! 5. `build` is one build from request to answer.
 //! 6. `progress` shows it.
-//! 7. `history` keeps what it showed and how it ended.
+//! 7. `daemon` is the same engine as a service.
+//! 8. `history` keeps what it showed and how it ended.
 pub mod units;
 pub mod config;
 pub mod request;
@@ -22,6 +23,7 @@ pub mod history;
 pub mod build;
 pub mod stored;
 pub mod client;
+pub mod daemon;
 pub mod telemetry;
 pub mod container;
 pub mod doctor;

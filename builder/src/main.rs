@@ -30,7 +30,11 @@ fn main() -> ExitCode {
 fn needs_sandbox(command: &Command) -> bool {
     !matches!(
         command,
-        Command::Install(_) | Command::Completion(_) | Command::Version | Command::Doctor(_)
+        Command::Install(_)
+            | Command::Completion(_)
+            | Command::Version
+            | Command::Doctor(_)
+            | Command::DialStdio(_)
     )
 }
 

@@ -278,6 +278,11 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
     /// Ends the job: builds that still run fail as cancelled, results are given back, the stream of events
     /// ends. Returns when every op that ran for this job alone has returned.
     pub async fn discard(self) {
+        self.stop().await;
+    }
+
+    /// As [`Job::discard`], for a job that others still look at: what is asked of it afterwards fails as cancelled.
+    pub async fn stop(&self) {
         self.end();
         let stopping = std::mem::take(&mut self.held.lock().stopping);
         for tasks in stopping {

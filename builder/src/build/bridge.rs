@@ -22,12 +22,12 @@ use worker::Session;
 const MAX_FILE_BYTES: u64 = 16 << 20;
 
 /// Answers for one build.
-pub(super) struct Bridge<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) job: &'a Job<ImmutableRef>,
-    pub(super) session: Arc<Session>,
+pub(crate) struct Bridge<'a> {
+    pub(crate) engine: &'a Engine,
+    pub(crate) job: &'a Job<ImmutableRef>,
+    pub(crate) session: Arc<Session>,
     /// The name of the step under which warnings are shown.
-    pub(super) definition_step: String,
+    pub(crate) definition_step: String,
 }
 
 /// Whose move an answer's failure is, if the answerer said.

@@ -4,7 +4,7 @@
 //! run ─▶ bridge (the frontend's questions) ─▶ Answer ─▶ permissions ─▶ solver ─▶ outputs ─▶ Outcome
 //! ```
 mod error;
-mod permissions;
+pub(crate) mod permissions;
 mod bridge;
 mod docker_daemon;
 mod host_gateway; // the machine's address among the names of --add-host
@@ -12,6 +12,8 @@ mod outcome;
 mod outputs;
 mod run;
 
+pub(crate) use bridge::Bridge;
 pub use error::BuildError;
 pub use outcome::{BuiltImage, Outcome};
+pub(crate) use outputs::title;
 pub use run::{Engine, run};

@@ -79,7 +79,7 @@ pub(super) async fn give(
     let done = try_join_all(exports.map(|(number, output)| {
         let (source, id) = (&source, format!("{}-export-{number}", job.id()));
         async move {
-            let step = job.step(&id, title(output.kind));
+            let step = job.step(&id, title(kind_of(output.kind)));
             let done = one(engine, session, request, output, source, step.sink()).await;
             step.finish(done.as_ref().err().map(ToString::to_string));
             done.map(|done| (output, done))
@@ -126,14 +126,24 @@ fn source(built: &Built) -> Source {
     }
 }
 
-fn title(kind: OutputKind) -> &'static str {
+/// The name of an exporter's step.
+pub(crate) fn title(kind: Kind) -> &'static str {
     match kind {
-        OutputKind::Image => "exporting to image",
-        OutputKind::Oci => "exporting to oci image format",
-        OutputKind::Docker => "exporting to docker image format",
-        OutputKind::Local => "exporting to client directory",
-        OutputKind::Tar => "exporting to client tarball",
-        OutputKind::CacheOnly => "keeping the result in the cache",
+        Kind::Image => "exporting to image",
+        Kind::Oci => "exporting to oci image format",
+        Kind::Docker => "exporting to docker image format",
+        Kind::Local => "exporting to client directory",
+        Kind::Tar => "exporting to client tarball",
+    }
+}
+
+fn kind_of(kind: OutputKind) -> Kind {
+    match kind {
+        OutputKind::Image | OutputKind::CacheOnly => Kind::Image,
+        OutputKind::Oci => Kind::Oci,
+        OutputKind::Docker => Kind::Docker,
+        OutputKind::Local => Kind::Local,
+        OutputKind::Tar => Kind::Tar,
     }
 }
 

@@ -8,7 +8,7 @@ use llb::op::{NetMode, SecurityMode};
 use llb::{Graph, Op};
 
 /// Fails at the first vertex that wants what is not allowed.
-pub(super) fn check(graph: &Graph, allowed: Entitlements) -> Result<(), BuildError> {
+pub(crate) fn check(graph: &Graph, allowed: Entitlements) -> Result<(), BuildError> {
     for vertex in &graph.vertices {
         let Op::Exec(exec) = &vertex.op else { continue };
         let wanted = [

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! argv ─▶ args ─▶ (build) values, contexts, outputs ─▶ BuildRequest ─▶ client
-//!            └──▶ (others) images, store, run, doctor, install
+//!            └──▶ (others) images, store, run, serve, doctor, install
 //! errors ─▶ report ─▶ stderr and an exit code
 //! ```
 //!
@@ -19,6 +19,7 @@ mod transfer;
 mod store;
 mod pty;
 mod run;
+mod serve;
 mod doctor;
 mod install;
 mod report;
@@ -53,6 +54,8 @@ pub fn run(cli: Cli) -> Result<ExitStatus> {
         Command::Run(args) => run::run(&cli.global, args),
         Command::Du(args) => store::usage(&cli.global, &args),
         Command::Prune(args) => store::prune(&cli.global, &args),
+        Command::Serve(args) => serve::run(&cli.global, args),
+        Command::DialStdio(args) => serve::dial(&cli.global, &args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
         Command::Install(args) => install::run(&args),
         Command::Completion(args) => install::completion(&args),

@@ -133,7 +133,7 @@ fn machine(doing: &str, error: impl std::fmt::Display) -> BuildError {
 }
 
 /// 25 characters of base 36, as BuildKit's ids.
-fn new_id() -> std::io::Result<String> {
+pub(crate) fn new_id() -> std::io::Result<String> {
     const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
     let mut bytes = [0u8; 16];
     std::fs::File::open("/dev/urandom")?.read_exact(&mut bytes)?;

@@ -10,6 +10,7 @@ mod signals;
 mod in_process;
 mod transfer;
 
+pub(crate) use in_process::new_id;
 pub use in_process::{Setting, build, open, runtime};
 pub use signals::Signals;
 pub use store::{hosts, open_store};

@@ -49,6 +49,15 @@ impl Environment {
         Environment { vars, is_root: false }
     }
 
+    /// Where a daemon of this user listens if nothing else is said.
+    pub fn default_socket(&self) -> Option<PathBuf> {
+        if self.is_root {
+            return Some("/run/builder/builderd.sock".into());
+        }
+        let folder = self.text("XDG_RUNTIME_DIR").filter(|folder| !folder.is_empty())?;
+        Some(PathBuf::from(folder).join("builder/builderd.sock"))
+    }
+
     /// A variable's value, where it is set and is UTF-8.
     pub fn text(&self, name: &str) -> Option<&str> {
         self.vars.get(std::ffi::OsStr::new(name))?.to_str()

@@ -71,7 +71,10 @@ impl Build {
     /// Takes the answer of the client's frontend.
     pub(super) fn take_return(&self, answer: Result<Solved, Failure>) -> Result<(), Failure> {
         let Some(sender) = self.returned.lock().take() else {
-            return Err(Failure::new(Code::FailedPrecondition, "the build has its result already"));
+            return Err(Failure::new(
+                Code::FailedPrecondition,
+                "the build has its result already",
+            ));
         };
         // A build that was called off waits no more.
         let _ = sender.send(answer);
@@ -142,7 +145,10 @@ impl Builds {
 
     /// Calls every build off.
     pub(super) fn cancel_all(&self) {
-        self.running.lock().values().for_each(|build| build.cancel.cancel());
+        self.running
+            .lock()
+            .values()
+            .for_each(|build| build.cancel.cancel());
     }
 
     /// Returns when none runs.

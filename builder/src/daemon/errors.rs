@@ -32,13 +32,16 @@ impl Failure {
 
     /// The build was called off.
     pub(super) fn canceled() -> Failure {
-        Failure::new(Code::Canceled, "context canceled")
+        Failure::new(Code::Cancelled, "context canceled")
     }
 
     /// A request for a subrequest the frontend does not have.
     pub(super) fn no_subrequest(name: &str) -> Failure {
         let mut failure = Failure::new(Code::Unimplemented, format!("unsupported request {name:?}"));
-        failure.0.details.push(detail(SUBREQUEST, &json!({ "name": name })));
+        failure
+            .0
+            .details
+            .push(detail(SUBREQUEST, &json!({ "name": name })));
         failure
     }
 
@@ -54,11 +57,13 @@ impl Failure {
 impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Failure {
         let code = match &error {
-            BuildError::Cancelled { .. } | BuildError::Solve(SolveError::Canceled) => Code::Canceled,
+            BuildError::Cancelled { .. } | BuildError::Solve(SolveError::Canceled) => Code::Cancelled,
             _ => Code::Unknown,
         };
         let message = match &error {
-            BuildError::Cancelled { .. } | BuildError::Solve(SolveError::Canceled) => "context canceled".to_owned(),
+            BuildError::Cancelled { .. } | BuildError::Solve(SolveError::Canceled) => {
+                "context canceled".to_owned()
+            }
             error => error.to_string(),
         };
         let mut failure = Failure::new(code, message);
@@ -73,10 +78,16 @@ impl From<BuildError> for Failure {
                 "data": base64::Engine::encode(&base64::engine::general_purpose::STANDARD, &lines.data),
                 "language": "Dockerfile",
             });
-            failure.0.details.push(detail(SOURCE, &json!({"info": info, "ranges": ranges})));
+            failure
+                .0
+                .details
+                .push(detail(SOURCE, &json!({"info": info, "ranges": ranges})));
         }
-        if let BuildError::Solve(SolveError::Vertex { digest, .. }) = &error {
-            failure.0.details.push(detail(VERTEX, &json!({"digest": digest.to_string()})));
+        if let BuildError::Solve(SolveError::Vertex { error: vertex, .. }) = &error {
+            failure
+                .0
+                .details
+                .push(detail(VERTEX, &json!({"digest": vertex.digest.to_string()})));
             failure.0.details.push(detail(SOLVE, &json!({})));
             if let Some(code) = exit_code(&error.to_string()) {
                 failure.0.details.push(detail(EXIT, &json!({ "Code": code })));

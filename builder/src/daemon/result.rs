@@ -5,7 +5,6 @@
 //! wire Result ──────┴─▶ Solved { refs, metadata } ─▶ export::Source
 //! ```
 use super::errors::Failure;
-use crate::build::SolvedPlatform;
 use bytes::Bytes;
 use cache::ImmutableRef;
 use frontend::Answer;
@@ -17,6 +16,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 use tonic::Code;
+use worker::export::PlatformResult;
 
 /// Keys of the metadata.
 pub(super) const CONFIG: &str = "containerimage.config";
@@ -82,7 +82,11 @@ impl Solved {
     pub(super) fn of_answer(answer: Answer, mut id: impl FnMut() -> String) -> Solved {
         let mut metadata = BTreeMap::new();
         let mut set = |key: &str, suffix: &str, value: Vec<u8>| {
-            let key = if suffix.is_empty() { key.to_owned() } else { format!("{key}/{suffix}") };
+            let key = if suffix.is_empty() {
+                key.to_owned()
+            } else {
+                format!("{key}/{suffix}")
+            };
             metadata.insert(key, Bytes::from(value));
         };
         let platforms: Vec<Value> = answer
@@ -90,10 +94,18 @@ impl Solved {
             .iter()
             .map(|platform| json!({"ID": platform.id, "Platform": platform_json(&platform.platform)}))
             .collect();
-        set(PLATFORMS, "", json!({ "Platforms": platforms }).to_string().into_bytes());
+        set(
+            PLATFORMS,
+            "",
+            json!({ "Platforms": platforms }).to_string().into_bytes(),
+        );
         let mut many = BTreeMap::new();
         for platform in answer.platforms {
-            let suffix = if answer.is_multi_platform { platform.id.as_str() } else { "" };
+            let suffix = if answer.is_multi_platform {
+                platform.id.as_str()
+            } else {
+                ""
+            };
             set(CONFIG, suffix, platform.config);
             if let Some(base) = platform.base_config {
                 set(BASE_CONFIG, suffix, base);
@@ -121,7 +133,7 @@ impl Solved {
     }
 
     /// The platforms of the result, solved, for the exporters.
-    pub(super) async fn platforms(&self, job: &Job<ImmutableRef>) -> Result<Vec<SolvedPlatform>, Failure> {
+    pub(super) async fn platforms(&self, job: &Job<ImmutableRef>) -> Result<Vec<PlatformResult>, Failure> {
         let named = self.named_platforms()?;
         let refs: Vec<(String, Platform, Option<Arc<LazyRef>>)> = match &self.refs {
             Refs::One(one) => {
@@ -133,7 +145,9 @@ impl Solved {
             }
             Refs::Many(many) => {
                 let found = named.into_iter().map(|(id, platform)| {
-                    let one = many.get(&id).ok_or_else(|| invalid(format!("the result has no ref of platform {id}")))?;
+                    let one = many
+                        .get(&id)
+                        .ok_or_else(|| invalid(format!("the result has no ref of platform {id}")))?;
                     Ok((id, platform, one.clone()))
                 });
                 found.collect::<Result<_, Failure>>()?
@@ -146,9 +160,13 @@ impl Solved {
                 None => None,
             };
             let suffix = if is_many { id.as_str() } else { "" };
-            let text = |key| self.value(key, suffix).and_then(|value| std::str::from_utf8(value).ok());
-            Ok::<_, Failure>(SolvedPlatform {
-                config: self.value(CONFIG, suffix).map(|config| config.to_vec()),
+            let text = |key| {
+                self.value(key, suffix)
+                    .and_then(|value| std::str::from_utf8(value).ok())
+            };
+            let config = self.value(CONFIG, suffix).map(|config| config.to_vec());
+            Ok::<_, Failure>(PlatformResult {
+                config: config.unwrap_or_else(|| plain_config(&platform)),
                 base_config: self.value(BASE_CONFIG, suffix).map(|config| config.to_vec()),
                 epoch: text(EPOCH).and_then(|epoch| epoch.parse().ok()),
                 id,
@@ -178,7 +196,8 @@ impl Solved {
                 Refs::Many(_) => Err(invalid(format!("the result has several refs but no {PLATFORMS}"))),
             };
         };
-        let value: Value = serde_json::from_slice(bytes).map_err(|error| invalid(format!("{PLATFORMS}: {error}")))?;
+        let value: Value =
+            serde_json::from_slice(bytes).map_err(|error| invalid(format!("{PLATFORMS}: {error}")))?;
         let list = value.get("Platforms").and_then(Value::as_array);
         let list = list.ok_or_else(|| invalid(format!("{PLATFORMS} has no list of platforms")))?;
         list.iter().map(named_platform).collect()
@@ -186,24 +205,35 @@ impl Solved {
 }
 
 fn named_platform(value: &Value) -> Result<(String, Platform), Failure> {
-    let text = |value: &Value, key: &str| value.get(key).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let id = value
+        .get("ID")
+        .and_then(Value::as_str)
+        .unwrap_or_default()
+        .to_owned();
     let platform = value.get("Platform").cloned().unwrap_or_default();
-    let parsed = Platform {
-        os: text(&platform, "os"),
-        architecture: text(&platform, "architecture"),
-        variant: Some(text(&platform, "variant")).filter(|variant| !variant.is_empty()),
-        os_version: Some(text(&platform, "os.version")).filter(|version| !version.is_empty()),
-        ..Platform::host()
-    };
-    let id = text(value, "ID");
+    let parsed: Platform = serde_json::from_value(platform)
+        .map_err(|error| invalid(format!("platform {id:?} of the result: {error}")))?;
     if parsed.os.is_empty() || parsed.architecture.is_empty() {
-        return Err(invalid(format!("platform {id:?} of the result has no os or architecture")));
+        return Err(invalid(format!(
+            "platform {id:?} of the result has no os or architecture"
+        )));
     }
     Ok((id, parsed))
 }
 
 fn platform_json(platform: &Platform) -> Value {
     serde_json::to_value(platform).unwrap_or_default()
+}
+
+/// The config of a result that brought none.
+fn plain_config(platform: &Platform) -> Vec<u8> {
+    let mut config = platform_json(platform);
+    config["config"] = json!({
+        "Env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"],
+        "WorkingDir": "/",
+    });
+    config["rootfs"] = json!({"type": "layers", "diff_ids": []});
+    config.to_string().into_bytes()
 }
 
 fn invalid(message: String) -> Failure {

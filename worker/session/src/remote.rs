@@ -134,7 +134,7 @@ impl RemoteCaller {
             .await?
             .map_err(refused)?
             .into_inner();
-        let wire = Wire::new(incoming, to_client, self.ended.clone());
+        let wire = Wire::new(std::future::ready(Ok(incoming)), to_client, self.ended.clone());
         let (tree, index) = (copy.tree(), copy.index());
         let previous = older.map(|older| Previous {
             tree: older.tree(),
@@ -387,20 +387,17 @@ impl Caller for RemoteCaller {
         );
         // The method is declared with other messages, but packets are what both ends mean.
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-        let started = async {
+        let started = async move {
             grpc.ready()
                 .await
                 .map_err(|error| Status::unavailable(error.to_string()))?;
             let path = http::uri::PathAndQuery::from_static(FILE_SEND);
             let codec = tonic_prost::ProstCodec::<Packet, Packet>::default();
-            grpc.streaming(call, path, codec).await
+            grpc.streaming(call, path, codec)
+                .await
+                .map(tonic::Response::into_inner)
         };
-        let incoming: Streaming<Packet> = self
-            .ask(started)
-            .await?
-            .map_err(|status| self.refused(doing, &status))?
-            .into_inner();
-        let mut wire = Wire::new(incoming, to_client, self.ended.clone());
+        let mut wire = Wire::new(started, to_client, self.ended.clone());
         let dir = dir.to_owned();
         let sent = tokio::task::spawn_blocking(move || {
             let root = Root::open(&dir).map_err(|error| error.to_string())?;
@@ -479,13 +476,31 @@ struct Wire {
 const WAITING_BYTES: usize = 4 << 20;
 
 impl Wire {
-    fn new(mut stream: Streaming<Packet>, to_client: mpsc::Sender<Packet>, ended: CancellationToken) -> Wire {
+    /// Begins to read the stream once it is there: a client may not answer before it was sent something.
+    fn new(
+        stream: impl Future<Output = Result<Streaming<Packet>, Status>> + Send + 'static,
+        to_client: mpsc::Sender<Packet>,
+        ended: CancellationToken,
+    ) -> Wire {
         let (queue, incoming) = mpsc::unbounded_channel();
         // Small packets (what a receiver asks for) must always get through, or both ends would wait for each other; data
         // waits until there is room.
         let bytes = Arc::new(tokio::sync::Semaphore::new(WAITING_BYTES));
         let room = bytes.clone();
         tokio::spawn(async move {
+            let opened = tokio::select! {
+                biased;
+                () = ended.cancelled() => return,
+                () = queue.closed() => return,
+                opened = stream => opened,
+            };
+            let mut stream = match opened {
+                Ok(stream) => stream,
+                Err(status) => {
+                    let _ = queue.send(Err(status.message().to_owned()));
+                    return;
+                }
+            };
             loop {
                 let next = tokio::select! {
                     biased;

@@ -8,7 +8,7 @@
 use super::receive::Incoming;
 use super::stat::stat_of;
 use super::{CHUNK, packet};
-use crate::wire::fsutil::{Packet, Stat, packet::PacketType};
+use crate::wire::fsutil::{Packet, packet::PacketType};
 use bytes::Bytes;
 use std::io::{self, Read};
 use tree::{Entry, Kind};
@@ -59,12 +59,7 @@ impl Sender<'_> {
             };
             self.send(wire, stat)?;
         }
-        let end = Packet {
-            r#type: PacketType::PacketStat.into(),
-            stat: Some(Stat::default()),
-            ..Packet::default()
-        };
-        self.send(wire, end)?;
+        self.send(wire, packet(PacketType::PacketStat, 0, Bytes::new()))?;
         while let Some(next) = wire.next() {
             let next = next.map_err(SendError::Peer)?;
             match PacketType::try_from(next.r#type) {

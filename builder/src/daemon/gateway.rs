@@ -1,0 +1,584 @@
+//! The LLBBridge service: what a frontend asks of the daemon that runs its build.
+//!
+//! ```text
+//! header: the build's id ─▶ Build ─▶ Solve, ReadFile, … on its job ─▶ Return ends the frontend's part
+//! ```
+//!
+//! Refs are solved when something needs them; they are held until the build ends.
+use super::builds::Build;
+use super::control::{WorkerInfo, blocking, internal};
+use super::errors::Failure;
+use super::result::{LazyRef, Refs, Solved};
+use super::run::{Runner, evaluate};
+use crate::build::Bridge;
+use api::gateway::llb_bridge_server::LlbBridge;
+use api::gateway::{
+    EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,
+    NewContainerResponse, PingRequest, PongResponse, ReadDirRequest, ReadDirResponse, ReadFileRequest,
+    ReadFileResponse, Ref, RefMap, ReleaseContainerRequest, ReleaseContainerResponse,
+    ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceImageResponse,
+    ResolveSourceMetaRequest, ResolveSourceMetaResponse, Result as WireResult, ReturnRequest, ReturnResponse,
+    SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, WarnRequest, WarnResponse, result,
+};
+use cache::view::{Node, View};
+use futures_util::Stream;
+use oci::{Digest, Platform};
+use session::transfer::stat_of;
+use session::wire::fsutil::Stat;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::metadata::MetadataMap;
+use tonic::{Code, Request, Response, Status, Streaming};
+use tree::{PatternSet, RootPath};
+
+/// The header that names the build.
+const BUILD_ID: &str = "buildkit-controlapi-buildid";
+/// How long a build is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// The most that is read of one file at once, in bytes; a message has 16 MiB.
+const MAX_READ: u64 = 15 << 20;
+/// The most entries of one directory that are answered.
+const MAX_ENTRIES: usize = 100_000;
+/// What a frontend may ask of this daemon.
+const FRONTEND_CAPS: &[&str] = &[
+    "frontend.caps",
+    "frontend.inputs",
+    "gateway.evaluate",
+    "gateway.solve.evaluate",
+    "gateway.solve.metadata",
+    "gateway.warnings",
+    "proto.refarray",
+    "readdir",
+    "readfile",
+    "reference.output",
+    "resolveimage",
+    "resolveimage.resolvemode",
+    "return",
+    "returnmap",
+    "solve.base",
+    "source.metaresolver",
+    "statfile",
+];
+/// What this daemon's outputs can do, beside the ops of a definition.
+const OUTPUT_CAPS: &[&str] = &[
+    "exporter.image.annotations",
+    "exporter.multiple",
+    "exporter.sourcedateepoch",
+    "gc.freespacefilter",
+    "history.filter",
+];
+
+/// The service.
+pub(super) struct GatewayService {
+    pub(super) runner: Arc<Runner>,
+    pub(super) worker: Arc<WorkerInfo>,
+}
+
+impl GatewayService {
+    async fn build(&self, headers: &MetadataMap, call: &str) -> Result<Arc<Build>, Status> {
+        let id = headers
+            .get(BUILD_ID)
+            .and_then(|id| id.to_str().ok())
+            .unwrap_or_default();
+        let found = self.runner.builds.find(id, PATIENCE).await;
+        found.ok_or_else(|| Status::not_found(format!("forwarding {call}: no such job {id}")))
+    }
+
+    /// The files of a ref; `None` is scratch.
+    async fn view(&self, build: &Build, id: &str) -> Result<Option<View>, Status> {
+        if id.is_empty() {
+            return Ok(None);
+        }
+        let one = build.find_ref(id)?;
+        let Some(result) = one.evaluate(&build.job).await? else {
+            return Ok(None);
+        };
+        let meter: Arc<dyn cache::Meter> = Arc::new(cache::NoMeter);
+        result
+            .view(&meter)
+            .await
+            .map(Some)
+            .map_err(|error| internal(&error))
+    }
+
+    async fn resolve(
+        &self,
+        build: &Build,
+        reference: &str,
+        platform: Option<llb::proto::Platform>,
+        mode: &str,
+        log_name: String,
+    ) -> Result<frontend::ResolvedImage, Status> {
+        let mode = match mode {
+            "" | "default" => frontend::ResolveMode::Default,
+            "pull" => frontend::ResolveMode::Pull,
+            "local" => frontend::ResolveMode::Local,
+            other => return Err(Status::invalid_argument(format!("invalid resolve mode: {other}"))),
+        };
+        let platform = platform.map_or_else(Platform::host, platform_of);
+        let log_name = match log_name.is_empty() {
+            true => format!("resolve image config for {reference}"),
+            false => log_name,
+        };
+        let question = frontend::ImageRequest {
+            reference: reference.to_owned(),
+            platform,
+            mode,
+            place: frontend::ImagePlace::Registry,
+            log_name,
+        };
+        let bridge = Bridge {
+            engine: &self.runner.engine,
+            job: &build.job,
+            session: build.session.clone(),
+            definition_step: String::new(),
+        };
+        let found = frontend::Gateway::resolve_image(&bridge, &question).await;
+        found.map_err(|error| Status::unknown(error.to_string()))
+    }
+}
+
+#[tonic::async_trait]
+impl LlbBridge for GatewayService {
+    type ExecProcessStream = Pin<Box<dyn Stream<Item = Result<ExecMessage, Status>> + Send>>;
+
+    async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PongResponse>, Status> {
+        self.build(request.metadata(), "Ping").await?;
+        let cap = |id: &&str| api::apicaps::ApiCap {
+            id: (*id).to_owned(),
+            enabled: true,
+            ..<_>::default()
+        };
+        Ok(Response::new(PongResponse {
+            frontend_api_caps: FRONTEND_CAPS.iter().map(cap).collect(),
+            llb_caps: llb::caps::SUPPORTED.iter().chain(OUTPUT_CAPS).map(cap).collect(),
+            workers: vec![self.worker.record()],
+        }))
+    }
+
+    async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
+        let build = self.build(request.metadata(), "Solve").await?;
+        let asked = request.into_inner();
+        if asked
+            .source_policies
+            .iter()
+            .any(|policy| !policy.rules.is_empty())
+        {
+            return Err(Status::unimplemented("a source policy is not supported yet"));
+        }
+        let granted = Runner::granted(&build);
+        let work = async {
+            let solved = match (asked.definition, asked.frontend.as_str()) {
+                (Some(definition), "") => self
+                    .runner
+                    .definition(&build, definition, granted)
+                    .map(Solved::of_ref)?,
+                (None, "") => Solved::of_ref(None),
+                (Some(definition), _) if !definition.def.is_empty() => {
+                    return Err(Failure::new(
+                        Code::InvalidArgument,
+                        "cannot solve with both definition and frontend",
+                    ));
+                }
+                (_, name) => {
+                    self.runner
+                        .frontend(&build, name, &asked.frontend_opt, granted)
+                        .await?
+                }
+            };
+            if asked.evaluate {
+                evaluate(&build.job, &solved.each()).await?;
+            }
+            Ok(solved)
+        };
+        let solved = tokio::select! {
+            biased;
+            () = build.cancel.cancelled() => Err(Failure::canceled()),
+            solved = work => solved,
+        };
+        let result = Some(wire_result(&solved?));
+        Ok(Response::new(SolveResponse {
+            result,
+            ..SolveResponse::default()
+        }))
+    }
+
+    async fn r#return(&self, request: Request<ReturnRequest>) -> Result<Response<ReturnResponse>, Status> {
+        let build = self.build(request.metadata(), "Return").await?;
+        let asked = request.into_inner();
+        let answer = match (asked.error, asked.result) {
+            (Some(error), _) => Err(Failure::from(error)),
+            (None, Some(result)) => Ok(solved_of(&build, result)?),
+            (None, None) => return Err(Status::invalid_argument("neither a result nor an error")),
+        };
+        build.take_return(answer)?;
+        Ok(Response::new(ReturnResponse {}))
+    }
+
+    async fn resolve_image_config(
+        &self,
+        request: Request<ResolveImageConfigRequest>,
+    ) -> Result<Response<ResolveImageConfigResponse>, Status> {
+        let build = self.build(request.metadata(), "ResolveImageConfig").await?;
+        let asked = request.into_inner();
+        if asked.resolver_type != 0 {
+            return Err(Status::unimplemented(
+                "image configs of OCI layouts of the client are not supported yet",
+            ));
+        }
+        let found = self
+            .resolve(
+                &build,
+                &asked.r#ref,
+                asked.platform,
+                &asked.resolve_mode,
+                asked.log_name,
+            )
+            .await?;
+        Ok(Response::new(ResolveImageConfigResponse {
+            digest: found.digest.to_string(),
+            config: found.config.into(),
+            r#ref: found.reference,
+        }))
+    }
+
+    async fn resolve_source_meta(
+        &self,
+        request: Request<ResolveSourceMetaRequest>,
+    ) -> Result<Response<ResolveSourceMetaResponse>, Status> {
+        let build = self.build(request.metadata(), "ResolveSourceMeta").await?;
+        let asked = request.into_inner();
+        let source = asked
+            .source
+            .ok_or_else(|| Status::invalid_argument("no source"))?;
+        let Some(reference) = source.identifier.strip_prefix("docker-image://") else {
+            let scheme = source.identifier.split("://").next().unwrap_or_default();
+            return Err(Status::unimplemented(format!(
+                "resolving metadata of a {scheme} source is not supported yet"
+            )));
+        };
+        let image = asked.image.unwrap_or_default();
+        if image.attestation_chain || !image.resolve_attestations.is_empty() {
+            return Err(Status::unimplemented(
+                "resolving attestations of an image is not supported yet",
+            ));
+        }
+        let found = self
+            .resolve(
+                &build,
+                reference,
+                asked.platform,
+                &asked.resolve_mode,
+                asked.log_name,
+            )
+            .await?;
+        let config = if image.no_config { Vec::new() } else { found.config };
+        Ok(Response::new(ResolveSourceMetaResponse {
+            source: Some(source),
+            image: Some(ResolveSourceImageResponse {
+                digest: found.digest.to_string(),
+                config: config.into(),
+                ..ResolveSourceImageResponse::default()
+            }),
+            ..ResolveSourceMetaResponse::default()
+        }))
+    }
+
+    async fn read_file(
+        &self,
+        request: Request<ReadFileRequest>,
+    ) -> Result<Response<ReadFileResponse>, Status> {
+        let build = self.build(request.metadata(), "ReadFile").await?;
+        let asked = request.into_inner();
+        let view = self.view(&build, &asked.r#ref).await?;
+        let data = blocking(move || {
+            let (view, node) = find(view, &asked.file_path)?;
+            let range = asked.range.unwrap_or_default();
+            let number = |value: i64| u64::try_from(value).unwrap_or_default();
+            read(
+                &view,
+                &node,
+                &asked.file_path,
+                number(range.offset),
+                number(range.length),
+            )
+        });
+        let data = data.await??.into();
+        Ok(Response::new(ReadFileResponse { data }))
+    }
+
+    async fn read_dir(&self, request: Request<ReadDirRequest>) -> Result<Response<ReadDirResponse>, Status> {
+        let build = self.build(request.metadata(), "ReadDir").await?;
+        let asked = request.into_inner();
+        let view = self.view(&build, &asked.r#ref).await?;
+        let entries = blocking(move || {
+            let (view, node) = find(view, &asked.dir_path)?;
+            if !node.is_dir() {
+                return Err(Status::unknown(format!("{}: not a directory", asked.dir_path)));
+            }
+            let pattern = &asked.include_pattern;
+            let wanted = (!pattern.is_empty())
+                .then(|| PatternSet::new(&[pattern]))
+                .transpose();
+            let wanted = wanted.map_err(|error| Status::invalid_argument(error.to_string()))?;
+            let mut entries = Vec::new();
+            for child in view.children(&node) {
+                let stat = stat(&view, &child)?;
+                if wanted.as_ref().is_none_or(|wanted| wanted.matches(&stat.path)) {
+                    entries.push(stat);
+                }
+                if entries.len() > MAX_ENTRIES {
+                    return Err(Status::resource_exhausted(format!(
+                        "{} has more than {MAX_ENTRIES} entries",
+                        asked.dir_path
+                    )));
+                }
+            }
+            Ok(entries)
+        });
+        let entries = entries.await??;
+        Ok(Response::new(ReadDirResponse { entries }))
+    }
+
+    async fn stat_file(
+        &self,
+        request: Request<StatFileRequest>,
+    ) -> Result<Response<StatFileResponse>, Status> {
+        let build = self.build(request.metadata(), "StatFile").await?;
+        let asked = request.into_inner();
+        let view = self.view(&build, &asked.r#ref).await?;
+        let found = blocking(move || {
+            let (view, node) = find(view, &asked.path)?;
+            stat(&view, &node)
+        });
+        let stat = Some(found.await??);
+        Ok(Response::new(StatFileResponse { stat }))
+    }
+
+    async fn evaluate(
+        &self,
+        request: Request<EvaluateRequest>,
+    ) -> Result<Response<EvaluateResponse>, Status> {
+        let build = self.build(request.metadata(), "Evaluate").await?;
+        let one = build.find_ref(&request.into_inner().r#ref)?;
+        evaluate(&build.job, &[one]).await?;
+        Ok(Response::new(EvaluateResponse {}))
+    }
+
+    async fn inputs(&self, request: Request<InputsRequest>) -> Result<Response<InputsResponse>, Status> {
+        let build = self.build(request.metadata(), "Inputs").await?;
+        let definitions = build.inputs.clone();
+        Ok(Response::new(InputsResponse { definitions }))
+    }
+
+    async fn warn(&self, request: Request<WarnRequest>) -> Result<Response<WarnResponse>, Status> {
+        let build = self.build(request.metadata(), "Warn").await?;
+        let asked = request.into_inner();
+        let vertex =
+            Digest::parse(&asked.digest).map_err(|error| Status::invalid_argument(error.to_string()))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        let position = |at: Option<llb::proto::Position>| {
+            at.map_or_else(llb::Position::default, |at| llb::Position {
+                line: at.line,
+                character: at.character,
+            })
+        };
+        let warning = solver::progress::Warning {
+            level: asked.level,
+            short: text(&asked.short),
+            detail: asked.detail.iter().map(|line| text(line)).collect(),
+            url: asked.url,
+            source: asked.info.map(|info| llb::SourceFile {
+                filename: info.filename,
+                data: info.data,
+                language: info.language,
+                definition: None,
+            }),
+            ranges: asked
+                .ranges
+                .into_iter()
+                .map(|range| llb::Range {
+                    start: position(range.start),
+                    end: position(range.end),
+                })
+                .collect(),
+        };
+        let event = solver::progress::Event::Warning(solver::progress::WarningEvent { vertex, warning });
+        build
+            .log
+            .append(&prost::Message::encode_to_vec(&crate::progress::wire::encode(&[
+                event,
+            ])));
+        Ok(Response::new(WarnResponse {}))
+    }
+
+    async fn new_container(
+        &self,
+        _: Request<NewContainerRequest>,
+    ) -> Result<Response<NewContainerResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn release_container(
+        &self,
+        _: Request<ReleaseContainerRequest>,
+    ) -> Result<Response<ReleaseContainerResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn exec_process(
+        &self,
+        _: Request<Streaming<ExecMessage>>,
+    ) -> Result<Response<Self::ExecProcessStream>, Status> {
+        Err(no_containers())
+    }
+
+    async fn read_file_container(
+        &self,
+        _: Request<ReadFileRequest>,
+    ) -> Result<Response<ReadFileResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn read_dir_container(
+        &self,
+        _: Request<ReadDirRequest>,
+    ) -> Result<Response<ReadDirResponse>, Status> {
+        Err(no_containers())
+    }
+
+    async fn stat_file_container(
+        &self,
+        _: Request<StatFileRequest>,
+    ) -> Result<Response<StatFileResponse>, Status> {
+        Err(no_containers())
+    }
+}
+
+fn no_containers() -> Status {
+    Status::unimplemented("containers of frontends are not supported yet")
+}
+
+fn platform_of(wire: llb::proto::Platform) -> Platform {
+    let some = |text: String| Some(text).filter(|text| !text.is_empty());
+    Platform {
+        architecture: wire.architecture,
+        os: wire.os,
+        variant: some(wire.variant),
+        os_version: some(wire.os_version),
+        os_features: wire.os_features,
+    }
+}
+
+fn wire_result(solved: &Solved) -> WireResult {
+    let one = |one: &Option<Arc<LazyRef>>| match one {
+        None => Ref::default(),
+        Some(one) => Ref {
+            id: one.id.clone(),
+            def: Some(one.definition.to_proto()),
+        },
+    };
+    let result = match &solved.refs {
+        Refs::One(only) => result::Result::Ref(one(only)),
+        Refs::Many(many) => result::Result::Refs(RefMap {
+            refs: many.iter().map(|(id, this)| (id.clone(), one(this))).collect(),
+        }),
+    };
+    WireResult {
+        result: Some(result),
+        metadata: solved.metadata.clone(),
+        attestations: BTreeMap::new(),
+    }
+}
+
+/// What a client's frontend answers, with its ids as the refs they name.
+fn solved_of(build: &Build, result: WireResult) -> Result<Solved, Failure> {
+    if !result.attestations.is_empty() {
+        return Err(Failure::new(
+            Code::Unimplemented,
+            "attestations of a frontend are not supported yet",
+        ));
+    }
+    let find = |id: &str| {
+        if id.is_empty() {
+            Ok(None)
+        } else {
+            build.find_ref(id).map(Some)
+        }
+    };
+    let refs = match result.result {
+        None => Refs::One(None),
+        Some(result::Result::RefDeprecated(id)) => Refs::One(find(&id)?),
+        Some(result::Result::Ref(one)) => Refs::One(find(&one.id)?),
+        Some(result::Result::RefsDeprecated(map)) => {
+            let many = map
+                .refs
+                .into_iter()
+                .map(|(platform, id)| Ok((platform, find(&id)?)));
+            Refs::Many(many.collect::<Result<_, Failure>>()?)
+        }
+        Some(result::Result::Refs(map)) => {
+            let many = map
+                .refs
+                .into_iter()
+                .map(|(platform, one)| Ok((platform, find(&one.id)?)));
+            Refs::Many(many.collect::<Result<_, Failure>>()?)
+        }
+    };
+    Ok(Solved {
+        refs,
+        metadata: result.metadata,
+    })
+}
+
+/// A path of a result, links followed inside it.
+fn find(view: Option<View>, path: &str) -> Result<(View, Node), Status> {
+    let missing = || Status::not_found(format!("{path}: no such file or directory"));
+    let view = view.ok_or_else(missing)?;
+    let clean =
+        RootPath::clean(path.as_bytes()).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let node = view
+        .find(&clean)
+        .map_err(|error| internal(&error))?
+        .ok_or_else(missing)?;
+    Ok((view, node))
+}
+
+fn read(view: &View, node: &Node, path: &str, offset: u64, length: u64) -> Result<Vec<u8>, Status> {
+    use std::io::Read;
+    let entry = view.entry(node).map_err(|error| internal(&error))?;
+    if entry.kind == tree::Kind::Dir {
+        return Err(Status::unknown(format!("read {path}: is a directory")));
+    }
+    let failed = |error: std::io::Error| Status::unknown(format!("read {path}: {error}"));
+    let mut reader = view.open(node).map_err(|error| internal(&error))?;
+    std::io::copy(&mut (&mut reader).take(offset), &mut std::io::sink()).map_err(failed)?;
+    let wanted = if length == 0 {
+        MAX_READ + 1
+    } else {
+        length.min(MAX_READ + 1)
+    };
+    let mut data = Vec::new();
+    reader.take(wanted).read_to_end(&mut data).map_err(failed)?;
+    if data.len() as u64 > MAX_READ {
+        return Err(Status::resource_exhausted(format!(
+            "{path} has more than {MAX_READ} bytes: read it in parts"
+        )));
+    }
+    Ok(data)
+}
+
+/// As clients expect it: the path is the last name alone.
+fn stat(view: &View, node: &Node) -> Result<Stat, Status> {
+    let entry = view.entry(node).map_err(|error| internal(&error))?;
+    let name = entry
+        .path
+        .file_name()
+        .map(|name| String::from_utf8_lossy(name).into_owned());
+    Ok(Stat {
+        path: name.unwrap_or_else(|| "/".into()),
+        ..stat_of(&entry)
+    })
+}

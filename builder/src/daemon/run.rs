@@ -1,0 +1,336 @@
+//! One Solve, from request to answer.
+//!
+//! ```text
+//! checks ─▶ Build (job, session, log, record) ─▶ result ─▶ every ref solved ─▶ outputs ─▶ answer
+//!                                                  │ of a frontend here, of a definition, or of the client (Return)
+//! ```
+//!
+//! The build is a task of its own. When the call is dropped, because the client is gone, the build is called off, and ends
+//! in order: its steps stop, its record is filed, its log is closed.
+use super::builds::{Build, Builds};
+use super::errors::Failure;
+use super::output::{self, Exporter};
+use super::records;
+use super::result::{LazyRef, Solved};
+use crate::build::{Bridge, Engine, permissions};
+use crate::client::new_id;
+use crate::history::{EventLog, History, Running};
+use crate::progress::wire;
+use crate::request::Entitlements;
+use cache::ImmutableRef;
+use frontend::Options;
+use futures_util::future::try_join_all;
+use llb::Definition;
+use prost::Message;
+use session::{Caller, LateCaller, Sessions};
+use solver::Job;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+use tonic::Code;
+use worker::Session;
+
+/// What a client asks for, free of the wire.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Request {
+    /// The build's id.
+    pub(super) id: String,
+    /// The session's id.
+    pub(super) session: String,
+    /// Which frontend; empty: a definition, or the client's own frontend.
+    pub(super) frontend: String,
+    /// What the frontend is asked.
+    pub(super) attributes: BTreeMap<String, String>,
+    /// What to solve, if no frontend is asked.
+    pub(super) definition: Option<llb::proto::Definition>,
+    /// Named inputs of the frontend.
+    pub(super) inputs: BTreeMap<String, llb::proto::Definition>,
+    /// Where the result goes.
+    pub(super) exporters: Vec<Exporter>,
+    /// What the build may use.
+    pub(super) entitlements: Vec<String>,
+    /// Not worth a record.
+    pub(super) is_internal: bool,
+}
+
+/// What builds of one daemon share.
+pub(super) struct Runner {
+    pub(super) engine: Arc<Engine>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) builds: Arc<Builds>,
+    pub(super) history: History,
+    /// What the daemon's administrator allows.
+    pub(super) allowed: Entitlements,
+    /// Cancelled when no new build is taken.
+    pub(super) closing: CancellationToken,
+}
+
+impl Runner {
+    /// Runs a build; dropped, it calls the build off.
+    pub(super) async fn solve(
+        self: &Arc<Self>,
+        request: Request,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        if self.closing.is_cancelled() {
+            return Err(Failure::new(Code::Unavailable, "the daemon is shutting down"));
+        }
+        self.builds.check_free(&request.id)?;
+        let allowed = self.entitlements(&request.entitlements)?;
+        let (build, running) = self.begin(&request, allowed)?;
+        self.builds.begin(&build)?;
+        let guard = build.cancel.clone().drop_guard();
+        let runner = self.clone();
+        let task = tokio::spawn(async move { runner.run(build, running, request, allowed).await });
+        let answer = task.await.unwrap_or_else(|error| {
+            Err(Failure::new(
+                Code::Internal,
+                format!("the build ended unexpectedly: {error}"),
+            ))
+        });
+        guard.disarm();
+        answer
+    }
+
+    /// Makes the build's job, log and record.
+    fn begin(
+        &self,
+        request: &Request,
+        allowed: Entitlements,
+    ) -> Result<(Arc<Build>, Option<Running>), Failure> {
+        let kept = |error: &dyn std::fmt::Display| {
+            Failure::new(Code::Internal, format!("keep the build's log: {error}"))
+        };
+        let (log, running) = if request.is_internal {
+            let folder = tempfile::tempdir().map_err(|error| kept(&error))?;
+            // The file lives as long as its descriptor.
+            (
+                Arc::new(EventLog::create(&folder.path().join("log")).map_err(|error| kept(&error))?),
+                None,
+            )
+        } else {
+            let running = self
+                .history
+                .begin(records::record(request))
+                .map_err(|error| kept(&error))?;
+            (running.log().clone(), Some(running))
+        };
+        let caller: Arc<dyn Caller> = Arc::new(LateCaller::new(self.sessions.clone(), &request.session));
+        let granted = worker::Entitlements {
+            network_host: allowed.network_host,
+            security_insecure: allowed.security_insecure,
+        };
+        let session = Arc::new(Session::new(caller, &self.engine.cache, granted));
+        let job = self.engine.solver.job(&request.id, session.clone());
+        let build = Build::new(request.id.clone(), job, session, log, request.inputs.clone());
+        Ok((Arc::new(build), running))
+    }
+
+    async fn run(
+        self: Arc<Self>,
+        build: Arc<Build>,
+        running: Option<Running>,
+        request: Request,
+        allowed: Entitlements,
+    ) -> Result<BTreeMap<String, String>, Failure> {
+        let counted = tokio::spawn(pump(build.job.progress(), build.log.clone()));
+        let (mut metadata, mut given) = (BTreeMap::new(), Vec::new());
+        let work = async {
+            let solved = self.result(&build, &request, allowed).await?;
+            metadata = records::metadata(&solved);
+            let platforms = solved.platforms(&build.job).await?;
+            let (response, outputs) =
+                output::give(&self.engine, &build, &request, platforms, solved.is_index()).await?;
+            given = outputs;
+            Ok::<_, Failure>(response)
+        };
+        let mut answer = tokio::select! {
+            biased;
+            () = build.cancel.cancelled() => Err(Failure::canceled()),
+            answer = work => answer,
+        };
+        if let Ok(response) = &mut answer {
+            let passed = metadata.iter().filter(|(key, _)| key.starts_with("frontend."));
+            response.extend(passed.map(|(key, value)| (key.clone(), value.clone())));
+        }
+        build.job.stop().await;
+        let steps = counted.await.unwrap_or_default();
+        if answer.is_ok() && steps.total > steps.cached {
+            self.make_durable().await;
+        }
+        build.log.close();
+        self.builds.end(&build);
+        if let Some(running) = running {
+            running.update(|record| records::complete(record, steps, metadata, given));
+            let failure = answer.as_ref().err().map(Failure::record);
+            let filed = tokio::task::spawn_blocking(move || running.finish(failure)).await;
+            if let Ok(Err(error)) = filed {
+                tracing::warn!(%error, build = request.id, "the record of the build is not kept");
+            }
+        }
+        answer
+    }
+
+    async fn result(
+        &self,
+        build: &Arc<Build>,
+        request: &Request,
+        allowed: Entitlements,
+    ) -> Result<Solved, Failure> {
+        match (request.frontend.as_str(), &request.definition) {
+            ("", None) => {
+                let returned = build.expect_return().await;
+                returned.unwrap_or_else(|_| Err(Failure::canceled()))
+            }
+            ("", Some(definition)) => self
+                .definition(build, definition.clone(), allowed)
+                .map(Solved::of_ref),
+            (name, _) => self.frontend(build, name, &request.attributes, allowed).await,
+        }
+    }
+
+    /// A definition of a stranger as a ref: checked, not yet solved.
+    pub(super) fn definition(
+        &self,
+        build: &Build,
+        definition: llb::proto::Definition,
+        allowed: Entitlements,
+    ) -> Result<Option<Arc<LazyRef>>, Failure> {
+        if definition.def.is_empty() {
+            return Ok(None);
+        }
+        let load = |error: &dyn std::fmt::Display| {
+            Failure::new(Code::Unknown, format!("failed to load LLB: {error}"))
+        };
+        let definition = Definition::from_proto(definition).map_err(|error| load(&error))?;
+        let graph = definition.to_graph().map_err(|error| load(&error))?;
+        permissions::check(&graph, allowed).map_err(|error| load(&error))?;
+        let one = LazyRef::new(id()?, definition);
+        build.hold(&one)?;
+        Ok(Some(one))
+    }
+
+    /// The answer of a frontend of this program.
+    pub(super) async fn frontend(
+        &self,
+        build: &Arc<Build>,
+        name: &str,
+        attributes: &BTreeMap<String, String>,
+        allowed: Entitlements,
+    ) -> Result<Solved, Failure> {
+        match name {
+            "dockerfile.v0" => {}
+            "gateway.v0"
+                if attributes
+                    .get("source")
+                    .is_some_and(|source| source == "dockerfile.v0") => {}
+            "gateway.v0" => {
+                let source = attributes.get("source").map_or("no image", String::as_str);
+                let message = format!(
+                    "frontend gateway.v0 with {source}: running frontends from images is not supported yet"
+                );
+                return Err(Failure::new(Code::Unimplemented, message));
+            }
+            other => return Err(Failure::new(Code::Unknown, format!("invalid frontend: {other}"))),
+        }
+        if let Some(request) = attributes.get("requestid") {
+            return Err(Failure::no_subrequest(request));
+        }
+        let mut options = Options::from_attributes(attributes).map_err(crate::build::BuildError::from)?;
+        options.session = build.session.caller().id().to_string();
+        let definition_step = format!("[internal] load build definition from {}", options.filename);
+        let bridge = Bridge {
+            engine: &self.engine,
+            job: &build.job,
+            session: build.session.clone(),
+            definition_step,
+        };
+        let answer = frontend::build(&bridge, &options).await?;
+        for platform in &answer.platforms {
+            let graph = platform
+                .definition
+                .to_graph()
+                .map_err(|error| solver::SolveError::Definition(Arc::new(error)))?;
+            permissions::check(&graph, allowed)?;
+        }
+        let mut fault = None;
+        let solved = Solved::of_answer(answer, || {
+            id().unwrap_or_else(|failure| {
+                fault = Some(failure);
+                String::new()
+            })
+        });
+        if let Some(failure) = fault {
+            return Err(failure);
+        }
+        for one in solved.each() {
+            build.hold(&one)?;
+        }
+        Ok(solved)
+    }
+
+    /// What is asked for, if the administrator allows it.
+    fn entitlements(&self, asked: &[String]) -> Result<Entitlements, Failure> {
+        let mut granted = Entitlements::default();
+        for name in asked {
+            let (place, is_allowed) = match name.as_str() {
+                "network.host" => (&mut granted.network_host, self.allowed.network_host),
+                "security.insecure" => (&mut granted.security_insecure, self.allowed.security_insecure),
+                other => {
+                    let message = format!("invalid entitlement: {other}");
+                    return Err(Failure::new(Code::Unknown, message));
+                }
+            };
+            if !is_allowed {
+                return Err(Failure::new(Code::Unknown, format!("{name} is not allowed")));
+            }
+            *place = true;
+        }
+        Ok(granted)
+    }
+
+    /// One sync for all the build wrote; its answer waits for it, as it promises the result is kept.
+    async fn make_durable(&self) {
+        let cache = self.engine.cache.clone();
+        match tokio::task::spawn_blocking(move || cache.barrier()).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "what was built may not survive a power cut"),
+            Err(error) => tracing::warn!(%error, "what was built may not survive a power cut"),
+        }
+    }
+
+    /// What was granted to a build that runs.
+    pub(super) fn granted(build: &Build) -> Entitlements {
+        let granted = build.session.entitlements();
+        Entitlements {
+            network_host: granted.network_host,
+            security_insecure: granted.security_insecure,
+        }
+    }
+}
+
+/// Solves refs, all at once.
+pub(super) async fn evaluate(job: &Job<ImmutableRef>, refs: &[Arc<LazyRef>]) -> Result<(), Failure> {
+    try_join_all(refs.iter().map(|one| one.evaluate(job)))
+        .await
+        .map(drop)
+}
+
+/// A new id for something of this daemon.
+pub(super) fn id() -> Result<String, Failure> {
+    new_id().map_err(|error| Failure::new(Code::Internal, format!("make an id: {error}")))
+}
+
+/// Writes what a build shows into its log, and counts its steps.
+async fn pump(mut reader: solver::progress::EventReader, log: Arc<EventLog>) -> crate::history::Steps {
+    let mut counts = records::Counts::default();
+    while let Some(events) = reader.next().await {
+        counts.take(&events);
+        for part in events.chunks(PER_FRAME) {
+            log.append(&wire::encode(part).encode_to_vec());
+        }
+    }
+    counts.steps()
+}
+
+/// Events of one frame: a client takes messages of at most 16 MiB.
+const PER_FRAME: usize = 200;

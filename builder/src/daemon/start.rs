@@ -1,0 +1,248 @@
+//! The daemon's life: open the store, listen, serve, and end in order.
+//!
+//! ```text
+//! open ─▶ listen ─▶ serve ─▶ (signal) no new builds ─▶ drain or cancel ─▶ barrier ─▶ gone
+//! ```
+use super::builds::Builds;
+use super::content::ContentService;
+use super::control::{ControlService, WorkerInfo};
+use super::gateway::GatewayService;
+use super::listen::{Address, AddressError, Listener, TlsFiles, listen};
+use super::run::Runner;
+use super::traces::TraceSink;
+use super::upkeep;
+use crate::build::{BuildError, Engine};
+use crate::history::{History, Limits};
+use crate::request::Entitlements;
+use api::content::content_server::ContentServer;
+use api::control::control_server::ControlServer;
+use api::gateway::llb_bridge_server::LlbBridgeServer;
+use api::trace::trace_service_server::TraceServiceServer;
+use futures_util::StreamExt;
+use session::{Received, Sessions};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::server::Router;
+use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+
+/// Messages taken at most, in bytes.
+const MAX_MESSAGE: usize = 16 << 20;
+/// Bytes a client may send ahead on one stream, and on its connection.
+const STREAM_WINDOW: u32 = 4 << 20;
+const CONNECTION_WINDOW: u32 = 16 << 20;
+/// Calls a client may have open on one connection.
+const MAX_STREAMS: u32 = 1000;
+/// After a signal, how long builds may go on before they are called off.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How long the end of called-off builds is waited for.
+const LAST: Duration = Duration::from_secs(10);
+
+/// How a daemon is to be.
+#[derive(Debug)]
+pub struct Service {
+    /// Where it listens.
+    pub addresses: Vec<Address>,
+    /// TLS of its TCP ports.
+    pub tls: Option<TlsFiles>,
+    /// TCP without TLS beyond loopback.
+    pub allows_open_tcp: bool,
+    /// The group of its unix sockets.
+    pub group: Option<u32>,
+    /// What builds may be granted.
+    pub allowed: Entitlements,
+    /// How much history is kept.
+    pub history: Limits,
+}
+
+/// How a daemon ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Served {
+    /// Builds that had to be called off.
+    pub canceled: usize,
+}
+
+/// Serves until `stop` is cancelled; `ready` is told when every socket listens.
+///
+/// # Errors
+/// The store cannot be opened, or an address cannot be used.
+pub async fn serve(
+    engine: Engine,
+    service: Service,
+    ready: oneshot::Sender<()>,
+    stop: CancellationToken,
+) -> Result<Served, BuildError> {
+    let root = engine.cache.root().to_owned();
+    let received = Received::open(&root.join("received"))
+        .map_err(|error| machine("open the received contexts", error))?;
+    let worker = Arc::new(WorkerInfo {
+        id: worker_id(&root),
+        labels: labels(),
+        platforms: vec![oci::Platform::host()],
+    });
+    let runner = Arc::new(Runner {
+        engine: Arc::new(engine),
+        sessions: Sessions::new(Arc::new(received)),
+        builds: Arc::new(Builds::default()),
+        history: History::new(&root, service.history),
+        allowed: service.allowed,
+        closing: CancellationToken::new(),
+    });
+    let mut listeners = Vec::new();
+    for address in &service.addresses {
+        let made = listen(
+            address,
+            service.group,
+            service.tls.is_some(),
+            service.allows_open_tcp,
+        );
+        listeners.extend(made.map_err(|error: AddressError| machine("listen", error))?);
+        tracing::info!(%address, "listening");
+    }
+    let tls = service.tls.as_ref().map(tls).transpose()?;
+    let (tasks, gone) = (TaskTracker::new(), CancellationToken::new());
+    for listener in listeners {
+        let (router, ended) = (router(&runner, &worker, &listener, tls.as_ref())?, gone.clone());
+        tasks.spawn(async move {
+            let served = match listener {
+                Listener::Unix(listener, _unlinked_at_the_end) => {
+                    let connections =
+                        UnixListenerStream::new(listener).filter(|made| std::future::ready(accepted(made)));
+                    router
+                        .serve_with_incoming_shutdown(connections, ended.cancelled_owned())
+                        .await
+                }
+                Listener::Tcp(listener) => {
+                    let connections =
+                        TcpListenerStream::new(listener).filter(|made| std::future::ready(accepted(made)));
+                    router
+                        .serve_with_incoming_shutdown(connections, ended.cancelled_owned())
+                        .await
+                }
+            };
+            if let Err(error) = served {
+                tracing::error!(%error, "a listener ended");
+            }
+        });
+    }
+    tasks.close();
+    let upkeep = tokio::spawn(upkeep::run(runner.clone()));
+    // Nobody may be waiting to hear it.
+    let _ = ready.send(());
+    stop.cancelled().await;
+    runner.closing.cancel();
+    let canceled = end_builds(&runner.builds).await;
+    gone.cancel();
+    // Connections of clients that stay are cut: their builds have ended.
+    let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
+    upkeep.abort();
+    let cache = runner.engine.cache.clone();
+    let synced = tokio::task::spawn_blocking(move || cache.barrier()).await;
+    if let Ok(Err(error)) = synced {
+        tracing::warn!(%error, "the store could not be made durable");
+    }
+    Ok(Served { canceled })
+}
+
+/// Lets builds end, then calls off those that do not.
+async fn end_builds(builds: &Builds) -> usize {
+    if tokio::time::timeout(DRAIN, builds.idle()).await.is_ok() {
+        return 0;
+    }
+    let canceled = builds.count();
+    tracing::info!(builds = canceled, "calling off what still runs");
+    builds.cancel_all();
+    let _ = tokio::time::timeout(LAST, builds.idle()).await;
+    canceled
+}
+
+/// A connection that could not be accepted (no descriptor left, a client gone already) must not end the listener.
+fn accepted<T>(made: &std::io::Result<T>) -> bool {
+    if let Err(error) = made {
+        tracing::warn!(%error, "a connection was not accepted");
+    }
+    made.is_ok()
+}
+
+fn router(
+    runner: &Arc<Runner>,
+    worker: &Arc<WorkerInfo>,
+    listener: &Listener,
+    tls: Option<&ServerTlsConfig>,
+) -> Result<Router, BuildError> {
+    let mut server = Server::builder()
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS)
+        .http2_keepalive_interval(Some(Duration::from_secs(30)));
+    if let (Listener::Tcp(_), Some(tls)) = (listener, tls) {
+        server = server
+            .tls_config(tls.clone())
+            .map_err(|error| machine("set TLS up", error))?;
+    }
+    let control = ControlService {
+        runner: runner.clone(),
+        worker: worker.clone(),
+    };
+    let gateway = GatewayService {
+        runner: runner.clone(),
+        worker: worker.clone(),
+    };
+    let content = ContentService {
+        runner: runner.clone(),
+    };
+    let (_, health) = tonic_health::server::health_reporter();
+    Ok(server
+        .add_service(health)
+        .add_service(
+            ControlServer::new(control)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(
+            LlbBridgeServer::new(gateway)
+                .max_decoding_message_size(MAX_MESSAGE)
+                .max_encoding_message_size(MAX_MESSAGE),
+        )
+        .add_service(ContentServer::new(content).max_encoding_message_size(MAX_MESSAGE))
+        .add_service(TraceServiceServer::new(TraceSink).max_decoding_message_size(MAX_MESSAGE)))
+}
+
+fn tls(files: &TlsFiles) -> Result<ServerTlsConfig, BuildError> {
+    let read = |path: &std::path::Path| {
+        std::fs::read(path).map_err(|error| machine(&format!("read {}", path.display()), error))
+    };
+    let identity = Identity::from_pem(read(&files.cert)?, read(&files.key)?);
+    let client_ca = Certificate::from_pem(read(&files.client_ca)?);
+    Ok(ServerTlsConfig::new()
+        .identity(identity)
+        .client_ca_root(client_ca))
+}
+
+/// The same at every start on the same store.
+fn worker_id(root: &std::path::Path) -> String {
+    oci::Digest::of(root.as_os_str().as_encoded_bytes()).hex()[..25].to_owned()
+}
+
+fn labels() -> BTreeMap<String, String> {
+    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    [
+        ("org.mobyproject.buildkit.worker.executor", "builder"),
+        ("org.mobyproject.buildkit.worker.hostname", hostname.as_str()),
+        ("org.mobyproject.buildkit.worker.snapshotter", "overlayfs"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect()
+}
+
+fn machine(doing: &str, error: impl std::fmt::Display) -> BuildError {
+    BuildError::Machine {
+        doing: doing.to_owned(),
+        reason: error.to_string(),
+    }
+}

@@ -1,0 +1,33 @@
+//! What a daemon does from time to time: history, received contexts and the store within their limits, everything durable.
+use super::run::Runner;
+use crate::history::Stamp;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often.
+const EVERY: Duration = Duration::from_secs(60);
+/// Contexts nobody sent for this long are forgotten.
+const CONTEXT_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// Runs until the daemon closes.
+pub(super) async fn run(runner: Arc<Runner>) {
+    loop {
+        tokio::select! {
+            () = runner.closing.cancelled() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+        let runner = runner.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            if let Err(error) = runner.history.sweep(Stamp::now()) {
+                tracing::warn!(%error, "the history was not swept");
+            }
+            runner.sessions.received().sweep(CONTEXT_AGE);
+            if let Err(error) = runner.engine.cache.barrier() {
+                tracing::warn!(%error, "the store could not be made durable");
+            }
+        });
+        if let Err(error) = work.await {
+            tracing::warn!(%error, "upkeep ended early");
+        }
+    }
+}
