@@ -12,6 +12,7 @@
 //! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it.
 //! 6. `received` keeps what clients sent, so that next time only changes travel.
 //! 7. `remote` answers by asking a client; `sessions` finds the client of a build.
+//! 8. `provider` is the client's end: it answers a daemon with what a `LocalCaller` has.
 //!
 //! Never decides whether something is *allowed*: entitlements are the builder's. Reads no environment:
 //! what an environment variable held is handed in as a value.
@@ -26,6 +27,7 @@ pub mod transfer;
 mod received;
 mod remote;
 mod sessions;
+pub mod provider;
 
 pub use agent::{KeyError, Keyring};
 pub use caller::{

@@ -12,7 +12,7 @@ use crate::caller::{
 };
 use crate::received::{Copy, Received};
 use crate::sessions::Attachment;
-use crate::transfer::{Incoming, Limits, Outcome, Previous, ReceiveError, Receiver, Sender};
+use crate::transfer::{Limits, Outcome, Previous, ReceiveError, Receiver, Sender, Wire};
 use crate::wire::filesync::auth_client::AuthClient;
 use crate::wire::filesync::{
     BytesMessage, CredentialsRequest, file_send_client::FileSendClient, file_sync_client::FileSyncClient,
@@ -23,7 +23,6 @@ use crate::{MAX_SECRET_BYTES, Secret, SshAgent};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
-use prost::Message;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -134,7 +133,7 @@ impl RemoteCaller {
             .await?
             .map_err(refused)?
             .into_inner();
-        let wire = Wire::new(std::future::ready(Ok(incoming)), to_client, self.ended.clone());
+        let wire = Wire::new(std::future::ready(Ok(incoming)), to_wire(to_client), self.ended.clone());
         let (tree, index) = (copy.tree(), copy.index());
         let previous = older.map(|older| Previous {
             tree: older.tree(),
@@ -397,7 +396,7 @@ impl Caller for RemoteCaller {
                 .await
                 .map(tonic::Response::into_inner)
         };
-        let mut wire = Wire::new(started, to_client, self.ended.clone());
+        let mut wire = Wire::new(started, to_wire(to_client), self.ended.clone());
         let dir = dir.to_owned();
         let sent = tokio::task::spawn_blocking(move || {
             let root = Root::open(&dir).map_err(|error| error.to_string())?;
@@ -465,99 +464,8 @@ fn append(headers: &mut MetadataMap, name: &'static str, values: &[String]) {
     }
 }
 
-/// Packets between the wire and a thread that blocks.
-struct Wire {
-    incoming: mpsc::UnboundedReceiver<Result<Packet, String>>,
-    bytes: Arc<tokio::sync::Semaphore>,
-    to_client: mpsc::Sender<Packet>,
-}
-
-/// Bytes of packets that may wait for the thread.
-const WAITING_BYTES: usize = 4 << 20;
-
-impl Wire {
-    /// Begins to read the stream once it is there: a client may not answer before it was sent something.
-    fn new(
-        stream: impl Future<Output = Result<Streaming<Packet>, Status>> + Send + 'static,
-        to_client: mpsc::Sender<Packet>,
-        ended: CancellationToken,
-    ) -> Wire {
-        let (queue, incoming) = mpsc::unbounded_channel();
-        // Small packets (what a receiver asks for) must always get through, or both ends would wait for each other; data
-        // waits until there is room.
-        let bytes = Arc::new(tokio::sync::Semaphore::new(WAITING_BYTES));
-        let room = bytes.clone();
-        tokio::spawn(async move {
-            let opened = tokio::select! {
-                biased;
-                () = ended.cancelled() => return,
-                () = queue.closed() => return,
-                opened = stream => opened,
-            };
-            let mut stream = match opened {
-                Ok(stream) => stream,
-                Err(status) => {
-                    let _ = queue.send(Err(status.message().to_owned()));
-                    return;
-                }
-            };
-            loop {
-                let next = tokio::select! {
-                    biased;
-                    () = ended.cancelled() => break,
-                    () = queue.closed() => break,
-                    next = stream.message() => next,
-                };
-                let packet = match next {
-                    Ok(Some(packet)) => packet,
-                    Ok(None) => break,
-                    Err(status) => {
-                        let _ = queue.send(Err(status.message().to_owned()));
-                        break;
-                    }
-                };
-                let cost = cost(&packet);
-                tokio::select! {
-                    () = ended.cancelled() => break,
-                    taken = room.acquire_many(cost) => match taken {
-                        Ok(permit) => permit.forget(),
-                        Err(_) => break,
-                    },
-                }
-                if queue.send(Ok(packet)).is_err() {
-                    break;
-                }
-            }
-        });
-        Wire {
-            incoming,
-            bytes,
-            to_client,
-        }
-    }
-}
-
-/// What a packet weighs while it waits. What is asked for weighs little: a receiver may ask for every file of a large
-/// directory before the first is sent.
-fn cost(packet: &Packet) -> u32 {
-    if packet.stat.is_none() && packet.data.is_empty() {
-        return 8;
-    }
-    u32::try_from((packet.encoded_len() + 64).min(WAITING_BYTES)).unwrap_or(u32::MAX)
-}
-
-impl Incoming for Wire {
-    fn next(&mut self) -> Option<Result<Packet, String>> {
-        let next = self.incoming.blocking_recv()?;
-        if let Ok(packet) = &next {
-            self.bytes.add_permits(cost(packet) as usize);
-        }
-        Some(next)
-    }
-
-    fn send(&mut self, packet: Packet) -> bool {
-        self.to_client.blocking_send(packet).is_ok()
-    }
+fn to_wire(to_client: mpsc::Sender<Packet>) -> impl FnMut(Packet) -> bool + Send + 'static {
+    move |packet| to_client.blocking_send(packet).is_ok()
 }
 
 /// A file's bytes on their way to the client.

@@ -10,13 +10,19 @@
 //! 1. `stat` turns a Stat into an entry and back, checked.
 //! 2. `receive` writes what comes into a new directory, taking unchanged files from an older copy.
 //! 3. `send` offers a directory.
+//! 4. `wire` lies between a gRPC stream and the thread that receives or sends.
+//! 5. `merge` moves what was received into a directory that has files already.
 mod stat;
 mod receive;
 mod send;
+mod wire;
+mod merge;
 
 pub use receive::{Incoming, Limits, Outcome, Previous, ReceiveError, Receiver};
 pub use send::{SendError, Sender};
+pub use merge::{MergeError, merge};
 pub use stat::{StatError, entry_of, stat_of};
+pub use wire::Wire;
 
 use crate::wire::fsutil::{Packet, packet::PacketType};
 

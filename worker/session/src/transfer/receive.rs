@@ -243,7 +243,11 @@ impl Work<'_> {
     fn run(&mut self, wire: &mut dyn Incoming) -> Result<Outcome, ReceiveError> {
         let mut is_fin_sent = false;
         while let Some(next) = wire.next() {
-            let next = next.map_err(ReceiveError::Peer)?;
+            let next = match next {
+                // Some senders reset the stream instead of ending it; everything is there.
+                Err(_) if is_fin_sent => break,
+                next => next.map_err(ReceiveError::Peer)?,
+            };
             (self.asked.meter)(next.encoded_len() as u64);
             match PacketType::try_from(next.r#type) {
                 Ok(PacketType::PacketStat) => match next.stat {

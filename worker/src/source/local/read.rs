@@ -10,9 +10,7 @@ use cache::{
     stat_cache::{StatCache, StatOrigin},
 };
 use rayon::prelude::*;
-use tree::{Found, Kind, PatternError, Root, StatId, Timestamp, WalkOptions, walk};
-
-use super::{filter::ContextFilter, follow::follow};
+use tree::{ContextFilter, Found, Kind, PatternError, Root, StatId, Timestamp, WalkOptions, walk};
 
 /// What of a directory is wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -47,14 +45,12 @@ pub enum ContextError {
 /// [`ContextError`] of every kind. What vanishes while it is listed is left out.
 pub fn read_context(dir: &Path, options: &ContextOptions) -> Result<TreeIndex, ContextError> {
     let root = Root::open(dir)?;
-    let mut include = (!options.include_patterns.is_empty()).then(|| options.include_patterns.clone());
-    if !options.follow_paths.is_empty() {
-        include = match follow(&root, &options.follow_paths) {
-            Some(followed) => Some(include.unwrap_or_default().into_iter().chain(followed).collect()),
-            None => include,
-        };
-    }
-    let filter = ContextFilter::new(include.as_deref(), &options.exclude_patterns)?;
+    let filter = ContextFilter::of(
+        &root,
+        &options.include_patterns,
+        &options.exclude_patterns,
+        &options.follow_paths,
+    )?;
     let walked_at = Timestamp::now();
     let (found, known) = rayon::join(
         || walk(&root, &filter, WalkOptions { xattrs: false }),

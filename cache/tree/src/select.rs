@@ -3,10 +3,11 @@
 //! An entry is listed if an include pattern takes it (or there is none) and no exclude pattern shuts it out. A directory
 //! that is not listed itself is still looked into when something beneath it could be, and is then listed as a parent.
 
-use tree::{Filter, MatchInfo, PatternError, PatternSet, RootPath, Visit};
+use crate::{Filter, MatchInfo, PatternError, PatternSet, Root, RootPath, Visit, follow::follow};
 
-/// The patterns of a local source.
-pub(super) struct ContextFilter {
+/// What of a directory is wanted: the filter of a context.
+#[derive(Debug)]
+pub struct ContextFilter {
     include: Option<PatternSet>,
     exclude: Option<PatternSet>,
     /// Literal beginnings of the patterns that could take something in.
@@ -16,15 +17,35 @@ pub(super) struct ContextFilter {
 }
 
 /// What a directory matched.
-#[derive(Default)]
-pub(super) struct Matched {
+#[derive(Debug, Default)]
+pub struct Matched {
     include: MatchInfo,
     exclude: MatchInfo,
 }
 
 impl ContextFilter {
+    /// The filter of include and exclude patterns, and of paths that are wanted with the links along them.
+    ///
+    /// # Errors
+    /// A pattern cannot be read.
+    pub fn of(
+        root: &Root,
+        include_patterns: &[String],
+        exclude_patterns: &[String],
+        follow_paths: &[String],
+    ) -> Result<ContextFilter, PatternError> {
+        let mut include = (!include_patterns.is_empty()).then(|| include_patterns.to_vec());
+        if !follow_paths.is_empty() {
+            include = match follow(root, follow_paths) {
+                Some(followed) => Some(include.unwrap_or_default().into_iter().chain(followed).collect()),
+                None => include,
+            };
+        }
+        ContextFilter::new(include.as_deref(), exclude_patterns)
+    }
+
     /// Reads patterns; no include pattern takes everything.
-    pub(super) fn new(include: Option<&[String]>, exclude: &[String]) -> Result<ContextFilter, PatternError> {
+    fn new(include: Option<&[String]>, exclude: &[String]) -> Result<ContextFilter, PatternError> {
         let set = |patterns: &[String]| {
             (!patterns.is_empty())
                 .then(|| PatternSet::new(patterns))

@@ -9,13 +9,13 @@
 
 use std::collections::BTreeSet;
 
-use tree::{Kind, Root, RootPath, go_match};
+use crate::{Kind, Root, RootPath, go_match};
 
 /// How many links are followed in all; beyond, the rest is taken as it is (lookups will then say what is wrong).
 const MAX_LINKS: usize = 10_000;
 
 /// The patterns for `paths`, sorted, none beneath another; none at all (`None`) if everything is wanted.
-pub(super) fn follow(root: &Root, paths: &[String]) -> Option<Vec<String>> {
+pub(crate) fn follow(root: &Root, paths: &[String]) -> Option<Vec<String>> {
     let mut resolved = BTreeSet::new();
     let mut left: Vec<String> = paths.iter().rev().cloned().collect();
     let mut links = 0;
