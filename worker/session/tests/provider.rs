@@ -88,7 +88,11 @@ fn listing(dir: &Path) -> Vec<String> {
         };
         let link = String::from_utf8_lossy(&entry.link.unwrap_or_default()).into_owned();
         let (mode, time) = (entry.mode, entry.mtime);
-        format!("{} {:?} {mode:o} {time:?} {link} {content}", entry.path.display(), entry.kind)
+        format!(
+            "{} {:?} {mode:o} {time:?} {link} {content}",
+            entry.path.as_path().display(),
+            entry.kind
+        )
     };
     found.into_iter().map(|found| line(found.entry)).collect()
 }
@@ -115,7 +119,10 @@ async fn a_context_arrives_as_it_is_and_then_only_what_changed() {
     let (changed, bytes) = receive(&ends, &asked("context")).await;
     assert_eq!(listing(&changed.path), listing(dir.path()));
     assert!(bytes < 1000, "{bytes}");
-    assert!(listing(&first.path)[0].ends_with(' ') && first.path.join("empty").exists(), "a build keeps what it had");
+    assert!(
+        listing(&first.path)[0].ends_with(' ') && first.path.join("empty").exists(),
+        "a build keeps what it had"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -132,7 +139,14 @@ async fn only_what_is_wanted_leaves_the_client() {
         let names = listing(&dir.path);
         names
             .iter()
-            .filter_map(|line| line.split(" Dir ").next()?.split(" File ").next()?.split(" Symlink ").next())
+            .filter_map(|line| {
+                line.split(" Dir ")
+                    .next()?
+                    .split(" File ")
+                    .next()?
+                    .split(" Symlink ")
+                    .next()
+            })
             .map(str::to_owned)
             .collect()
     };
@@ -141,7 +155,10 @@ async fn only_what_is_wanted_leaves_the_client() {
         ..asked("context")
     };
     let all = names(receive(&ends, &request).await.0);
-    assert_eq!(all, ["docs", "docs/x.md", "link", "src", "src/a.rs", "src/ä b.rs"]);
+    assert_eq!(
+        all,
+        ["docs", "docs/x.md", "link", "src", "src/a.rs", "src/ä b.rs"]
+    );
     let request = LocalRequest {
         include_patterns: vec!["src/ä b.rs".into()],
         ..asked("context")
@@ -151,7 +168,10 @@ async fn only_what_is_wanted_leaves_the_client() {
         follow_paths: vec!["link".into()],
         ..asked("context")
     };
-    assert_eq!(names(receive(&ends, &request).await.0), ["docs", "docs/x.md", "link"]);
+    assert_eq!(
+        names(receive(&ends, &request).await.0),
+        ["docs", "docs/x.md", "link"]
+    );
     let refused = ends.caller.local_dir(&asked("home"), Arc::new(|_| {})).await;
     let text = refused.expect_err("not offered").to_string();
     assert!(text.contains("no access allowed to dir \"home\""), "{text}");
@@ -173,13 +193,25 @@ async fn secrets_uploads_and_agents_are_answered_once_named() {
     let upload: session::Upload = Box::new(std::io::Cursor::new(vec![7u8; 2_000_000]));
     let mut options = LocalOptions {
         secrets: BTreeMap::from([
-            ("token".to_owned(), SecretSource::Value(Secret::from("hunter2".to_owned()))),
-            ("gone".to_owned(), SecretSource::File("/nonexistent/secret".into())),
+            (
+                "token".to_owned(),
+                SecretSource::Value(Secret::from("hunter2".to_owned())),
+            ),
+            (
+                "gone".to_owned(),
+                SecretSource::File("/nonexistent/secret".into()),
+            ),
         ]),
         uploads: BTreeMap::from([("stdin".to_owned(), upload)]),
         ..LocalOptions::default()
     };
-    options.ssh.insert("default".into(), session::SshSource::Agent { socket });
+    options.ssh.insert(
+        "default".into(),
+        session::SshSource::Socket {
+            path: socket,
+            raw: true,
+        },
+    );
     let ends = ends(options, BTreeMap::new(), BTreeMap::new());
     let caller = &ends.caller;
     let token = caller.secret("token").await.expect("answered").expect("offered");
@@ -200,8 +232,12 @@ async fn secrets_uploads_and_agents_are_answered_once_named() {
     assert!(caller.ssh_agent("other").await.expect("answered").is_none());
     let agent = caller.ssh_agent("").await.expect("answered").expect("forwarded");
     let mut stream = agent.connect().await.expect("connected");
-    tokio::io::AsyncWriteExt::write_all(&mut stream, b"sign").await.expect("asked");
-    tokio::io::AsyncWriteExt::shutdown(&mut stream).await.expect("ended");
+    tokio::io::AsyncWriteExt::write_all(&mut stream, b"sign")
+        .await
+        .expect("asked");
+    tokio::io::AsyncWriteExt::shutdown(&mut stream)
+        .await
+        .expect("ended");
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.expect("answered");
     assert_eq!(answer, "ngis");
@@ -227,7 +263,11 @@ impl Write for Kept {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn results_arrive_in_their_places() {
-    let (kept, target, result) = (Kept::default(), tempfile::tempdir().expect("a folder"), tempfile::tempdir().expect("a folder"));
+    let (kept, target, result) = (
+        Kept::default(),
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
     std::fs::create_dir_all(result.path().join("bin")).expect("made");
     std::fs::write(result.path().join("bin/app"), "program").expect("written");
     symlink("bin/app", result.path().join("app")).expect("linked");
@@ -248,7 +288,10 @@ async fn results_arrive_in_their_places() {
     let data = vec![42u8; 5_000_000];
     let expected = data.clone();
     let written = tokio::task::spawn_blocking(move || {
-        send.writer.write_all(&data).and_then(|()| send.writer.flush()).map(|()| send.done)
+        send.writer
+            .write_all(&data)
+            .and_then(|()| send.writer.flush())
+            .map(|()| send.done)
     });
     let done = written.await.expect("no panic").expect("written");
     done.await.expect("no panic").expect("taken");
@@ -256,9 +299,24 @@ async fn results_arrive_in_their_places() {
     let sent = ends.caller.send_dir(2, result.path(), Arc::new(|_| {})).await;
     assert!(sent.expect("sent"));
     ends.provider.settle().await.expect("in place");
-    assert_eq!(std::fs::read_to_string(target.path().join("app")).expect("there"), "program");
-    assert_eq!(std::fs::read_to_string(target.path().join("bin/other")).expect("there"), "stays");
-    assert_eq!(std::fs::read_dir(target.path()).expect("there").count(), 2, "nothing else is left");
+    assert_eq!(
+        std::fs::read_to_string(target.path().join("app")).expect("there"),
+        "program"
+    );
+    assert_eq!(
+        std::fs::read_to_string(target.path().join("bin/other")).expect("there"),
+        "stays"
+    );
+    assert_eq!(
+        std::fs::read_dir(target.path()).expect("there").count(),
+        2,
+        "nothing else is left"
+    );
     let error = ends.caller.send_dir(7, result.path(), Arc::new(|_| {})).await;
-    assert!(error.expect_err("no such output").to_string().contains("no output 7"));
+    assert!(
+        error
+            .expect_err("no such output")
+            .to_string()
+            .contains("no output 7")
+    );
 }

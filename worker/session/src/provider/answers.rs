@@ -137,9 +137,10 @@ impl Ssh for Answers {
             // The agent sees the end of the questions and closes its side.
             let _ = to_agent.shutdown().await;
         });
-        let answers = ReaderStream::new(from_agent).map(|read| match read {
-            Ok(data) => Ok(ssh::BytesMessage { data }),
-            Err(error) => Err(Status::unavailable(error.to_string())),
+        // The handle is held as long as the connection: keys from files are served by this process.
+        let answers = ReaderStream::new(from_agent).map(move |read| match (&agent, read) {
+            (_, Ok(data)) => Ok(ssh::BytesMessage { data }),
+            (_, Err(error)) => Err(Status::unavailable(error.to_string())),
         });
         Ok(Response::new(Box::pin(answers)))
     }
@@ -153,7 +154,10 @@ impl Upload for Answers {
         &self,
         call: Request<Streaming<upload::BytesMessage>>,
     ) -> Result<Response<Self::PullStream>, Status> {
-        let path = values(call.metadata(), "urlpath").into_iter().next().unwrap_or_default();
+        let path = values(call.metadata(), "urlpath")
+            .into_iter()
+            .next()
+            .unwrap_or_default();
         let id = path.trim_start_matches('/');
         let stream = self
             .caller

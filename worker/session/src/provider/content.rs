@@ -133,7 +133,9 @@ impl Service for Content {
             .map_err(|error| machine("look at", &path, &error))?
             .len();
         if offset > length {
-            return Err(Status::out_of_range(format!("offset {offset} lies behind the blob's end")));
+            return Err(Status::out_of_range(format!(
+                "offset {offset} lies behind the blob's end"
+            )));
         }
         let (to_daemon, outgoing) = mpsc::channel(4);
         tokio::task::spawn_blocking(move || {
@@ -167,7 +169,10 @@ impl Service for Content {
 
     async fn status(&self, call: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
         // What was begun is thrown away when its call ends, so nothing can be gone on with.
-        Err(Status::not_found(format!("no write {:?}", call.into_inner().r#ref)))
+        Err(Status::not_found(format!(
+            "no write {:?}",
+            call.into_inner().r#ref
+        )))
     }
 
     async fn list_statuses(
@@ -241,7 +246,9 @@ impl Ingest {
         if !message.expected.is_empty() {
             let expected = digest(&message.expected)?;
             if self.store.path(&expected).exists() {
-                return Err(Status::already_exists(format!("blob {expected} is there already")));
+                return Err(Status::already_exists(format!(
+                    "blob {expected} is there already"
+                )));
             }
             self.expected = Some(expected);
         }
@@ -304,7 +311,9 @@ impl Ingest {
             None => (None, Digest::of(b"")),
         };
         if let Some(expected) = self.expected.filter(|expected| *expected != found) {
-            return Err(Status::failed_precondition(format!("the blob is {found}, not {expected}")));
+            return Err(Status::failed_precondition(format!(
+                "the blob is {found}, not {expected}"
+            )));
         }
         let path = self.store.path(&found);
         let failed = |error: io::Error| machine("write", &path, &error);

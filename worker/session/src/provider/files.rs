@@ -6,11 +6,11 @@
 //!
 //! Owners are sent as 0:0. What the filter shuts out is never sent, so a daemon sees no more than the build needs.
 use super::{QUEUE, values};
+use crate::LocalCaller;
 use crate::caller::{Caller, LocalRequest};
 use crate::transfer::{SendError, Sender, Wire};
 use crate::wire::filesync::file_sync_server::FileSync;
 use crate::wire::fsutil::Packet;
-use crate::LocalCaller;
 use std::io;
 use std::path::Path;
 use std::pin::Pin;
@@ -123,4 +123,3 @@ fn send(dir: &Path, wanted: &Wanted, mut wire: Wire) -> Result<(), String> {
         Err(error) => Err(error.to_string()),
     }
 }
-

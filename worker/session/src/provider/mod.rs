@@ -125,8 +125,8 @@ impl Provider {
             StreamReader::new(inbound.boxed()),
             SinkWriter::new(CopyToBytes::new(PollSender::new(outbound).sink_map_err(gone))),
         ));
-        let lines = futures_util::stream::iter([Ok::<_, io::Error>(line)])
-            .chain(futures_util::stream::pending());
+        let lines =
+            futures_util::stream::iter([Ok::<_, io::Error>(line)]).chain(futures_util::stream::pending());
         let (_, health) = tonic_health::server::health_reporter();
         let answers = answers::Answers {
             caller: self.caller.clone(),
@@ -172,7 +172,10 @@ impl Provider {
 /// The values of a header, unescaped where the daemon says that they are escaped.
 fn values(headers: &MetadataMap, name: &str) -> Vec<String> {
     let is_escaped = headers.contains_key(format!("{name}-encoded").as_str());
-    let texts = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    let texts = headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok());
     texts
         .map(|text| match is_escaped {
             false => text.to_owned(),
@@ -205,7 +208,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Line<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Line<T> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.0).poll_write(context, data)
     }
 

@@ -173,7 +173,9 @@ impl FileSend {
         let writer = file.lock().unwrap_or_else(PoisonError::into_inner).take();
         match writer {
             Some(Writer(writer)) => Ok(self.file(writer, call.into_inner())),
-            None => Err(Status::already_exists(format!("output {number} was sent already"))),
+            None => Err(Status::already_exists(format!(
+                "output {number} was sent already"
+            ))),
         }
     }
 
@@ -189,7 +191,9 @@ impl FileSend {
                     .write_all(&message.data)
                     .map_err(|error| format!("write the output: {error}"))?;
             }
-            writer.flush().map_err(|error| format!("write the output: {error}"))
+            writer
+                .flush()
+                .map_err(|error| format!("write the output: {error}"))
         };
         self.outputs.work(write, move |done| {
             if let Err(status) = done {
@@ -211,7 +215,9 @@ impl FileSend {
             self.ended.clone(),
         );
         self.outputs.work(
-            move || receive(&dir, wire).map_err(|error| format!("write into {}: {error}", dir.path.display())),
+            move || {
+                receive(&dir, wire).map_err(|error| format!("write into {}: {error}", dir.path.display()))
+            },
             move |done| {
                 if let Err(status) = done {
                     let _ = to_daemon.blocking_send(Err(status));

@@ -73,17 +73,36 @@ mod tests {
         for dir in ["in/both", "in/becomes-dir", "in/link", "in/new/deep"] {
             fs::create_dir_all(at(dir)).expect("made");
         }
-        for file in ["in/both/file", "in/becomes-dir/f", "in/becomes-file", "in/link/f", "in/new/deep/f"] {
+        for file in [
+            "in/both/file",
+            "in/becomes-dir/f",
+            "in/becomes-file",
+            "in/link/f",
+            "in/new/deep/f",
+        ] {
             fs::write(at(file), "new").expect("written");
         }
         fs::set_permissions(at("in/both"), fs::Permissions::from_mode(0o750)).expect("set");
         let root = Root::open(target.path()).expect("opened");
         merge(&root, &RootPath::clean("in").expect("a path")).expect("merged");
-        for file in ["both/file", "becomes-dir/f", "becomes-file", "link/f", "new/deep/f"] {
+        for file in [
+            "both/file",
+            "becomes-dir/f",
+            "becomes-file",
+            "link/f",
+            "new/deep/f",
+        ] {
             assert_eq!(fs::read(at(file)).expect(file), b"new", "{file}");
         }
         assert!(at("both/kept").is_dir());
-        assert_eq!(fs::metadata(at("both")).expect("there").permissions().mode() & 0o777, 0o750);
-        assert_eq!(fs::read_dir(outside.path()).expect("there").count(), 0, "no link is followed");
+        assert_eq!(
+            fs::metadata(at("both")).expect("there").permissions().mode() & 0o777,
+            0o750
+        );
+        assert_eq!(
+            fs::read_dir(outside.path()).expect("there").count(),
+            0,
+            "no link is followed"
+        );
     }
 }

@@ -18,9 +18,9 @@ mod send;
 mod wire;
 mod merge;
 
+pub use merge::{MergeError, merge};
 pub use receive::{Incoming, Limits, Outcome, Previous, ReceiveError, Receiver};
 pub use send::{SendError, Sender};
-pub use merge::{MergeError, merge};
 pub use stat::{StatError, entry_of, stat_of};
 pub use wire::Wire;
 
