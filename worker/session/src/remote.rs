@@ -33,7 +33,7 @@ use tokio_util::io::StreamReader;
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
-use tonic::{Code, Request, Status, Streaming};
+use tonic::{Code, Request, Status};
 use tree::{Everything, Root, WalkOptions, walk};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
@@ -133,7 +133,11 @@ impl RemoteCaller {
             .await?
             .map_err(refused)?
             .into_inner();
-        let wire = Wire::new(std::future::ready(Ok(incoming)), to_wire(to_client), self.ended.clone());
+        let wire = Wire::new(
+            std::future::ready(Ok(incoming)),
+            to_wire(to_client),
+            self.ended.clone(),
+        );
         let (tree, index) = (copy.tree(), copy.index());
         let previous = older.map(|older| Previous {
             tree: older.tree(),
