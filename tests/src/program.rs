@@ -18,6 +18,10 @@ pub enum User {
     Same,
     /// `builder-test`, an ordinary user with sub ids; needs root to become it.
     Ordinary,
+    /// The same on a machine where `/dev/net/tun` is for everybody, as distributions have it.
+    OrdinaryWithTun,
+    /// The same without sub ids: its user namespace has one id only.
+    OrdinaryWithoutSubIds,
 }
 
 /// The program on one root.
@@ -97,6 +101,10 @@ impl Program {
                 command.args(["-u", "builder-test", "--"]).arg(&self.binary);
                 command
             }
+            User::OrdinaryWithTun => self.in_private_mounts(
+                "mount -t tmpfs -o mode=755 none /dev/net && mknod -m 666 /dev/net/tun c 10 200",
+            ),
+            User::OrdinaryWithoutSubIds => self.in_private_mounts("mount --bind /dev/null /etc/subuid"),
         };
         command
             .args(args)
@@ -106,6 +114,14 @@ impl Program {
             .env_remove("XDG_DATA_HOME")
             .env_remove("XDG_RUNTIME_DIR")
             .env("NO_COLOR", "1");
+        command
+    }
+
+    /// As the ordinary user, on a machine changed by `change` for nobody else.
+    fn in_private_mounts(&self, change: &str) -> Command {
+        let mut command = Command::new("unshare");
+        let script = format!("{change} && exec runuser -u builder-test -- \"$0\" \"$@\"");
+        command.args(["--mount", "sh", "-c", &script]).arg(&self.binary);
         command
     }
 

@@ -28,6 +28,12 @@ struct Script {
     /// Runs as an ordinary user; skipped where the tests are not root.
     #[serde(default)]
     ordinary_user: bool,
+    /// That user may use `/dev/net/tun`, as distributions have it.
+    #[serde(default)]
+    tun: bool,
+    /// That user has no sub ids.
+    #[serde(default)]
+    no_sub_ids: bool,
     /// Programs that must be installed (or `no hybrid cgroups`); skipped by name else.
     #[serde(default)]
     needs: Vec<String>,
@@ -169,14 +175,15 @@ impl Scenario {
         let (root, out) = (place.path().join("root"), place.path().join("out"));
         fs::create_dir_all(&root)?;
         fs::create_dir_all(&out)?;
-        let user = if script.ordinary_user {
-            User::Ordinary
-        } else {
-            User::Same
+        let user = match (script.ordinary_user, script.tun, script.no_sub_ids) {
+            (false, ..) => User::Same,
+            (true, true, _) => User::OrdinaryWithTun,
+            (true, false, true) => User::OrdinaryWithoutSubIds,
+            (true, false, false) => User::Ordinary,
         };
         let mut program = Program::new(&root, user);
         let mut bases = fixtures().join("bases");
-        if user == User::Ordinary {
+        if user != User::Same {
             // That user may not look into this checkout.
             let binary = place.path().join("builder");
             fs::copy(Program::binary(), &binary)?;

@@ -135,8 +135,9 @@ impl Worker {
             NetMode::Sandbox => {}
         }
         if self.network_fault.get().is_none() {
-            let networks = self.networks.clone();
-            let leased = tokio::task::spawn_blocking(move || networks.lease()).await;
+            let (networks, executor) = (self.networks.clone(), self.executor.clone());
+            let lease = move || networks.lease(&*executor.spawner()?);
+            let leased = tokio::task::spawn_blocking(lease).await;
             let fault = match leased {
                 Ok(Ok(lease)) => return (Some(lease), spec::Network::Own),
                 Ok(Err(error)) => chain(&error),

@@ -122,7 +122,7 @@ fn lines_of_place(place: &solver::Place) -> Lines {
 
 /// Hints for failures everybody meets once.
 fn hint_of_step(text: &str) -> Option<String> {
-    const HINTS: [(&str, &str); 5] = [
+    const HINTS: [(&str, &str); 6] = [
         (
             "exit code: 127",
             "a command was not found: is it installed in this stage, and on PATH?",
@@ -135,11 +135,20 @@ fn hint_of_step(text: &str) -> Option<String> {
             "exit code: 137",
             "the step was killed, most likely for lack of memory",
         ),
+        (
+            "become user",
+            "without root there is one user only, unless there are newuidmap (package uidmap) and a range of ids for you in \
+             /etc/subuid and /etc/subgid; builder doctor says more",
+        ),
         ("secret", "offer it with --secret id=ID,src=FILE"),
-        ("ssh", "forward an agent with --ssh default"),
+        (
+            "ssh",
+            "forward an agent with --ssh default, or a key with --ssh default=KEYFILE",
+        ),
     ];
     let found = HINTS.iter().find(|(sign, _)| match *sign {
         "secret" | "ssh" => text.contains(sign) && text.contains("not found"),
+        "become user" => text.contains("become user") && text.ends_with("(os error 22)"),
         sign => text.ends_with(sign),
     });
     found.map(|(_, hint)| (*hint).to_owned())

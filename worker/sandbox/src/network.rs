@@ -3,12 +3,12 @@
 //! ```text
 //! root:     lease ─▶ bridge builder0 (once) ─▶ address, by file lock ─▶ namespace ─▶ veth pair ─▶ routes
 //!                         └▶ forwarding, masquerade (nf_tables)                └▶ eth0 inside, port isolated outside
-//! others:   lease ─▶ namespace ─▶ slirp4netns, tied to the lease ─▶ tap0 inside
+//! others:   lease ─▶ namespace ─▶ pasta, else slirp4netns, tied to the lease ─▶ eth0 or tap0 inside
 //! ```
 //!
 //! 1. `netlink` speaks to the kernel; `link` makes interfaces, addresses and routes; `masquerade` writes the one rule.
 //! 2. `address` hands out addresses across processes: a lock on a file, so that a killed builder holds none.
-//! 3. `slirp` is the way of ordinary users.
+//! 3. `pasta` and `slirp` are the ways of ordinary users, in this order.
 //! 4. `reaper` removes interfaces behind our back: the kernel takes 30 ms for one, which no step should wait for.
 //!
 //! Never: programs of the host for root; two steps that reach each other; the host's own loopback from a step.
@@ -18,6 +18,7 @@ mod address;
 mod link;
 mod masquerade;
 mod netlink;
+mod pasta;
 mod reaper;
 mod slirp;
 
@@ -31,7 +32,7 @@ use std::{
 
 use rustix::thread::UnshareFlags;
 
-use crate::{Error, sys};
+use crate::{Error, Process, Spawner, sys};
 use address::{Address, Subnet};
 use netlink::Netlink;
 use reaper::{Leaving, Reaper};
@@ -61,8 +62,8 @@ pub struct Networks {
 enum Way {
     /// A veth pair on a bridge; needs root of the machine.
     Bridge,
-    /// slirp4netns; needs no rights outside the user namespace.
-    Slirp,
+    /// pasta or slirp4netns; needs no rights outside the user namespace.
+    UserSpace,
 }
 
 /// The bridge, as it was found or made.
@@ -89,6 +90,10 @@ enum Hold {
         leaving: Option<Leaving>,
         reaper: Reaper,
     },
+    Pasta {
+        /// Ends when it goes.
+        _process: Process,
+    },
     Slirp {
         /// Ends when it goes.
         _process: slirp::Process,
@@ -112,13 +117,13 @@ impl Default for Networks {
 }
 
 impl Networks {
-    /// Networks by bridge for the machine's root, by slirp4netns otherwise.
+    /// Networks by bridge for the machine's root, by pasta or slirp4netns otherwise.
     #[must_use]
     pub fn new() -> Networks {
         let way = if is_root_of_machine() {
             Way::Bridge
         } else {
-            Way::Slirp
+            Way::UserSpace
         };
         Networks {
             way,
@@ -127,16 +132,16 @@ impl Networks {
         }
     }
 
-    /// A namespace with loopback, one interface and a default route.
+    /// A namespace with loopback, one interface and a default route. What `spawner` is needed for ends with it, too.
     ///
     /// # Errors
     /// [`Error::Network`] with what this machine or user lacks; nothing is left then.
-    pub fn lease(&self) -> Result<Lease, Error> {
+    pub fn lease(&self, spawner: &Spawner) -> Result<Lease, Error> {
         let (namespace, mut inside) = namespace()?;
         link::up(&mut inside, "lo").map_err(failed("bring loopback up"))?;
         match self.way {
             Way::Bridge => self.by_bridge(namespace, inside),
-            Way::Slirp => slirp::lease(namespace),
+            Way::UserSpace => by_user_space(spawner, namespace, inside),
         }
     }
 
@@ -265,6 +270,21 @@ impl AsFd for Lease {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.namespace.as_fd()
     }
+}
+
+/// By pasta, or by slirp4netns where that cannot be had; if neither can, both say why.
+fn by_user_space(spawner: &Spawner, namespace: OwnedFd, inside: Netlink) -> Result<Lease, Error> {
+    let copy = namespace.try_clone().map_err(failed("copy a descriptor"))?;
+    let first = match pasta::lease(spawner, copy, inside) {
+        Ok(lease) => return Ok(lease),
+        Err(error) => error,
+    };
+    slirp::lease(namespace).map_err(|second| {
+        let source = |error: &Error| std::error::Error::source(error).map(ToString::to_string);
+        let one = format!("{first}: {}", source(&first).unwrap_or_default());
+        let two = format!("{second}: {}", source(&second).unwrap_or_default());
+        failed("connect the step without root")(io::Error::other(format!("{one}; {two}")))
+    })
 }
 
 /// A new namespace, and a route socket that works in it from wherever it is used.

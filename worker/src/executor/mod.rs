@@ -41,7 +41,8 @@ pub(crate) enum RunError {
 }
 
 impl Executor {
-    fn spawner(&self) -> Result<Arc<Spawner>, sandbox::Error> {
+    /// The helper process; started now if it is not there.
+    pub(crate) fn spawner(&self) -> Result<Arc<Spawner>, sandbox::Error> {
         let mut slot = self.spawner.lock();
         if let Some(spawner) = slot.as_ref() {
             return Ok(spawner.clone());

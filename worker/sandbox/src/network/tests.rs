@@ -11,6 +11,12 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use super::*;
 
+/// One spawner for all tests here.
+fn spawner() -> &'static Spawner {
+    static SPAWNER: std::sync::OnceLock<Spawner> = std::sync::OnceLock::new();
+    SPAWNER.get_or_init(|| Spawner::start().expect("a spawner"))
+}
+
 /// Runs `work` on a thread that is in the namespace of `lease`.
 fn inside<T: Send + 'static>(lease: &Lease, work: impl FnOnce() -> T + Send + 'static) -> T {
     let namespace = lease.as_fd().try_clone_to_owned().expect("a descriptor");
@@ -28,7 +34,7 @@ fn networks() -> Option<Networks> {
         return None;
     }
     let networks = Networks::new();
-    match networks.lease() {
+    match networks.lease(spawner()) {
         Ok(_) => Some(networks),
         Err(error) => {
             assert!(matches!(error, Error::Network { .. }), "{error}");
@@ -45,8 +51,8 @@ fn has_link(name: &str) -> bool {
 fn a_step_reaches_the_host_and_not_its_neighbour() {
     let Some(networks) = networks() else { return };
     let (one, two) = (
-        networks.lease().expect("leased"),
-        networks.lease().expect("leased"),
+        networks.lease(spawner()).expect("leased"),
+        networks.lease(spawner()).expect("leased"),
     );
     assert_ne!(one.address(), two.address());
     let gateway = one.gateway();
@@ -88,7 +94,7 @@ fn a_step_reaches_the_host_and_not_its_neighbour() {
 #[test]
 fn nothing_is_left_of_a_lease() {
     let Some(networks) = networks() else { return };
-    let lease = networks.lease().expect("leased");
+    let lease = networks.lease(spawner()).expect("leased");
     let [.., third, fourth] = lease.address().octets();
     let outer = format!("bld{third:02x}{fourth:02x}");
     assert!(has_link(&outer));
@@ -106,7 +112,7 @@ fn how_long_it_takes() {
     let Some(networks) = networks() else { return };
     for _ in 0..5 {
         let begin = std::time::Instant::now();
-        let lease = networks.lease().expect("leased");
+        let lease = networks.lease(spawner()).expect("leased");
         let made = begin.elapsed();
         drop(lease);
         std::io::stderr()
