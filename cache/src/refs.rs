@@ -62,7 +62,8 @@ impl RecordKind {
         }
     }
 
-    pub(crate) fn parse(text: &str) -> RecordKind {
+    /// The kind of a word; unknown ones are regular.
+    pub fn parse(text: &str) -> RecordKind {
         match text {
             "internal" => RecordKind::Internal,
             "frontend" => RecordKind::Frontend,

@@ -13,7 +13,7 @@ const REQUEST: &str = "POST /images/load?quiet=1 HTTP/1.1\r\nHost: docker\r\nCon
 const MAX_ANSWER_BYTES: u64 = 1 << 20;
 
 /// A load that has begun.
-pub(super) struct DockerLoad {
+pub(crate) struct DockerLoad {
     stream: UnixStream,
 }
 

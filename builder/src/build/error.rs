@@ -49,6 +49,16 @@ pub enum BuildError {
         /// Why it failed.
         reason: String,
     },
+    /// A daemon was asked, and could not be reached or did not build it.
+    #[error("{message}")]
+    Remote {
+        /// What it says.
+        message: String,
+        /// The lines it is about.
+        lines: Vec<Lines>,
+        /// Whose move it is.
+        blame: Blame,
+    },
     /// Ctrl-C or SIGTERM.
     #[error("cancelled")]
     Cancelled {
@@ -77,7 +87,7 @@ impl BuildError {
             BuildError::NotAllowed { .. } | BuildError::Options(_) | BuildError::Cancelled { .. } => {
                 Blame::User
             }
-            BuildError::Export { blame, .. } => *blame,
+            BuildError::Export { blame, .. } | BuildError::Remote { blame, .. } => *blame,
             BuildError::Store { .. } | BuildError::Machine { .. } => Blame::Environment,
         }
     }
@@ -89,6 +99,7 @@ impl BuildError {
                 places.iter().map(lines_of_place).collect()
             }
             BuildError::Frontend(error) => lines_of_frontend(error),
+            BuildError::Remote { lines, .. } => lines.clone(),
             _ => Vec::new(),
         }
     }
@@ -101,6 +112,7 @@ impl BuildError {
             }
             BuildError::Frontend(error) => error.hint.clone(),
             BuildError::Solve(error) => hint_of_step(&error.to_string()),
+            BuildError::Remote { message, .. } => hint_of_step(message),
             _ => None,
         }
     }

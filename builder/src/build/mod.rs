@@ -9,11 +9,11 @@ mod bridge;
 mod docker_daemon;
 mod host_gateway; // the machine's address among the names of --add-host
 mod outcome;
-mod outputs;
+pub(crate) mod outputs;
 mod run;
 
 pub(crate) use bridge::Bridge;
-pub use error::BuildError;
+pub use error::{BuildError, Lines};
 pub use outcome::{BuiltImage, Outcome};
 pub(crate) use outputs::title;
 pub use run::{Engine, run};

@@ -32,7 +32,7 @@ pub(super) struct Built {
 }
 
 /// Fails for outputs that cannot be given whatever is built: better now than after an hour.
-pub(super) fn check(request: &BuildRequest) -> Result<(), BuildError> {
+pub(crate) fn check(request: &BuildRequest) -> Result<(), BuildError> {
     for output in &request.outputs {
         match &output.dest {
             Some(Destination::DockerDaemon) => {
@@ -147,7 +147,7 @@ fn kind_of(kind: OutputKind) -> Kind {
     }
 }
 
-fn sentence(output: &Output) -> String {
+pub(crate) fn sentence(output: &Output) -> String {
     let name = output.attrs.get("name").map_or("without a name", String::as_str);
     match (&output.dest, output.kind) {
         (Some(Destination::Path(path)), _) => format!("written {}", path.display()),
@@ -186,33 +186,18 @@ async fn one(
             .entry("source-date-epoch".into())
             .or_insert_with(|| epoch.clone());
     }
-    let (kind, is_folder) = match output.kind {
-        OutputKind::Image | OutputKind::CacheOnly => (Kind::Image, false),
-        OutputKind::Oci => (Kind::Oci, is_layout(output)),
-        OutputKind::Docker => (Kind::Docker, is_layout(output)),
-        OutputKind::Local => (Kind::Local, true),
-        OutputKind::Tar => (Kind::Tar, false),
+    let kind = match output.kind {
+        OutputKind::Image | OutputKind::CacheOnly => Kind::Image,
+        OutputKind::Oci => Kind::Oci,
+        OutputKind::Docker => Kind::Docker,
+        OutputKind::Local => Kind::Local,
+        OutputKind::Tar => Kind::Tar,
     };
-    let mut end = End::Nothing;
-    let dest = match &output.dest {
-        None => None,
-        Some(Destination::Path(path)) if is_folder => Some(Dest::Dir(path.clone())),
-        Some(Destination::Path(path)) => {
-            let (writer, file) =
-                file(path).map_err(|error| failed(&format!("write {}", path.display()), error))?;
-            end = file.map_or(End::Nothing, |file| End::Rename(file, path.clone()));
-            Some(Dest::Writer(writer))
-        }
-        Some(Destination::Stdout) => Some(Dest::Writer(Box::new(std::io::stdout()))),
-        Some(Destination::DockerDaemon) => {
-            let socket = request.docker_socket.as_deref();
-            let load = DockerLoad::begin(socket).map_err(|error| docker_error(&error))?;
-            let writer = load
-                .writer()
-                .map_err(|error| failed("talk to the Docker daemon", error))?;
-            end = End::Docker(load);
-            Some(Dest::Writer(writer))
-        }
+    let (placed, end) = place(output, request.docker_socket.as_deref())?;
+    let dest = match placed {
+        Placed::Nowhere => None,
+        Placed::Folder(path) | Placed::Layout(path) => Some(Dest::Dir(path)),
+        Placed::Writer(writer) => Some(Dest::Writer(writer)),
     };
     let asked = export::Request { kind, attrs, dest };
     let done = export::export(&engine.worker, session, asked, source, sink)
@@ -230,6 +215,47 @@ async fn one(
     Ok(done)
 }
 
+/// Where an output goes on this machine.
+pub(crate) enum Placed {
+    /// Not to a file.
+    Nowhere,
+    /// Files into a folder.
+    Folder(std::path::PathBuf),
+    /// Blobs into the folder of an image layout.
+    Layout(std::path::PathBuf),
+    /// One archive's bytes.
+    Writer(Box<dyn Write + Send>),
+}
+
+/// Opens an output's place; it is whole once the [`End`] was finished.
+pub(crate) fn place(output: &Output, docker_socket: Option<&Path>) -> Result<(Placed, End), BuildError> {
+    let failed = |doing: &str, error: std::io::Error| BuildError::Machine {
+        doing: doing.to_owned(),
+        reason: error.to_string(),
+    };
+    Ok(match &output.dest {
+        None => (Placed::Nowhere, End::Nothing),
+        Some(Destination::Path(path)) if output.kind == OutputKind::Local => {
+            (Placed::Folder(path.clone()), End::Nothing)
+        }
+        Some(Destination::Path(path)) if is_layout(output) => (Placed::Layout(path.clone()), End::Nothing),
+        Some(Destination::Path(path)) => {
+            let (writer, file) =
+                file(path).map_err(|error| failed(&format!("write {}", path.display()), error))?;
+            let end = file.map_or(End::Nothing, |file| End::Rename(file, path.clone()));
+            (Placed::Writer(writer), end)
+        }
+        Some(Destination::Stdout) => (Placed::Writer(Box::new(std::io::stdout())), End::Nothing),
+        Some(Destination::DockerDaemon) => {
+            let load = DockerLoad::begin(docker_socket).map_err(|error| docker_error(&error))?;
+            let writer = load
+                .writer()
+                .map_err(|error| failed("talk to the Docker daemon", error))?;
+            (Placed::Writer(writer), End::Docker(load))
+        }
+    })
+}
+
 /// `tar=false`: a folder instead of an archive.
 fn is_layout(output: &Output) -> bool {
     output
@@ -239,14 +265,14 @@ fn is_layout(output: &Output) -> bool {
 }
 
 /// What is left to do when every byte is written.
-enum End {
+pub(crate) enum End {
     Nothing,
     Rename(NamedTempFile, std::path::PathBuf),
     Docker(DockerLoad),
 }
 
 impl End {
-    fn finish(self) -> std::io::Result<()> {
+    pub(crate) fn finish(self) -> std::io::Result<()> {
         match self {
             End::Nothing => Ok(()),
             End::Rename(file, path) => {

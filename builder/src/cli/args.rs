@@ -1,5 +1,6 @@
 //! Every command and flag but those of `build`: one declaration each gives parsing, help and completion.
 use super::build_flags::BuildFlags;
+use super::remote::RemoteFlags;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -266,6 +267,9 @@ pub struct DuArgs {
     /// Print one JSON object a line
     #[arg(long)]
     pub json: bool,
+    /// Of a daemon instead of the store here.
+    #[command(flatten)]
+    pub remote: RemoteFlags,
 }
 
 /// `prune`
@@ -292,6 +296,9 @@ pub struct PruneArgs {
     /// Show everything known about each record removed
     #[arg(long)]
     pub verbose: bool,
+    /// Of a daemon instead of the store here.
+    #[command(flatten)]
+    pub remote: RemoteFlags,
 }
 
 /// `serve`

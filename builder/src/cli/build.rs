@@ -1,7 +1,7 @@
 //! `build`: flags to a request, the request to the client, the answer to the screen.
 //!
 //! ```text
-//! BuildFlags ─▶ request() ─▶ BuildRequest ─▶ client::in_process ─▶ Outcome ─▶ files, summary, exit code
+//! BuildFlags ─▶ request() ─▶ BuildRequest ─▶ client (in this process, or on a daemon) ─▶ Outcome ─▶ summary, exit code
 //! ```
 use super::args::Global;
 use super::build_flags::BuildFlags;
@@ -26,6 +26,10 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
     }
     let config = Config::load(global.root.clone())?;
     let kind = progress_kind(&flags, &config)?;
+    let remote = flags.remote.find(&config.environment)?;
+    if remote.is_some() {
+        only_here(&flags)?;
+    }
     let (request, stdin) = request(&flags, &config)?;
     let setting = Setting {
         look: Look::of(&config.environment),
@@ -37,7 +41,10 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
             .or_else(|| config.file.worker.oci_runtime.clone()),
     };
     let is_quiet = flags.quiet == Some(true) || flags.progress.as_deref() == Some("quiet");
-    let outcome = client::build(&config, request, setting)?;
+    let outcome = match &remote {
+        Some(remote) => client::build_on(remote, &config, request, setting)?,
+        None => client::build(&config, request, setting)?,
+    };
     if is_quiet {
         if let Some(id) = outcome.image_id() {
             writeln!(std::io::stdout(), "{id}")?;
@@ -46,6 +53,26 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
         write_stderr(&outcome.closing());
     }
     Ok(ExitStatus::DONE)
+}
+
+/// Refuses what a daemon cannot be asked for.
+fn only_here(flags: &BuildFlags) -> Result<(), UsageError> {
+    let refused = [
+        (
+            "--explain",
+            flags.explain == Some(true),
+            "builds on a daemon are not explained",
+        ),
+        (
+            "--oci-runtime",
+            flags.oci_runtime.is_some(),
+            "the daemon decides by what steps are run",
+        ),
+    ];
+    match refused.iter().find(|(_, is_used, _)| *is_used) {
+        Some((flag, _, why)) => Err(UsageError::new(format!("{flag}: {why}"))),
+        None => Ok(()),
+    }
 }
 
 fn progress_kind(flags: &BuildFlags, config: &Config) -> Result<Kind, UsageError> {

@@ -111,6 +111,8 @@ pub struct BuildFlags {
     pub quiet: Option<bool>,
 
     #[command(flatten)]
+    pub(super) remote: super::remote::RemoteFlags,
+    #[command(flatten)]
     pub(super) legacy: LegacyFlags,
     #[command(flatten)]
     pub(super) later: LaterFlags,
@@ -170,8 +172,6 @@ pub(super) struct LaterFlags {
     pub(super) policy: Vec<String>,
     #[arg(long, hide = true)]
     pub(super) builder: Option<String>,
-    #[arg(long, hide = true)]
-    pub(super) addr: Option<String>,
 }
 
 /// A boolean as Go's flag packages read it.
@@ -237,11 +237,6 @@ impl LaterFlags {
                 "--builder",
                 self.builder.is_some(),
                 "there are no builder instances; this program builds by itself",
-            ),
-            (
-                "--addr",
-                self.addr.is_some(),
-                "building on a daemon is not supported yet",
             ),
         ];
         match refused.iter().find(|(_, used, _)| *used) {

@@ -8,6 +8,7 @@
 //!
 //! Called by the name `build` the program means `builder build`.
 mod args;
+mod remote;
 mod build_flags;
 mod values;
 mod contexts;

@@ -7,6 +7,8 @@ use super::exit::ExitStatus;
 use super::images::store;
 use super::table::{Table, ago};
 use super::values::UsageError;
+use crate::client;
+use crate::config::Environment;
 use crate::progress::plain_line;
 use crate::units::{parse_bytes, parse_duration, show_bytes};
 use anyhow::Result;
@@ -18,10 +20,16 @@ use std::time::{Duration, SystemTime};
 /// Shows what there is.
 pub(super) fn usage(global: &Global, args: &DuArgs) -> Result<ExitStatus> {
     let (filters, unused_for) = filters(&args.filter)?;
-    let cache = store(global)?;
+    let remote = args.remote.find(&Environment::read())?;
+    let (all, image_bytes) = match &remote {
+        Some(remote) => (client::disk_usage(remote)?, None),
+        None => {
+            let cache = store(global)?;
+            (cache.usage()?, Some(cache.image_bytes()?))
+        }
+    };
     let now = SystemTime::now();
-    let mut records: Vec<UsageRecord> = cache
-        .usage()?
+    let mut records: Vec<UsageRecord> = all
         .into_iter()
         .filter(|record| filters.is_empty() || filters.iter().any(|filter| filter.matches(record)))
         .filter(|record| {
@@ -54,7 +62,9 @@ pub(super) fn usage(global: &Global, args: &DuArgs) -> Result<ExitStatus> {
         "Total:        {}",
         show_bytes(records.iter().map(|record| record.size).sum())
     )?;
-    writeln!(out, "Images only:  {}", show_bytes(cache.image_bytes()?))?;
+    if let Some(bytes) = image_bytes {
+        writeln!(out, "Images only:  {}", show_bytes(bytes))?;
+    }
     Ok(ExitStatus::DONE)
 }
 
@@ -76,8 +86,24 @@ pub(super) fn prune(global: &Global, args: &PruneArgs) -> Result<ExitStatus> {
     if !args.force && !confirmed(args.all)? {
         return Ok(ExitStatus::USER);
     }
-    let cache = store(global)?;
-    let removed = cache.prune(&options)?;
+    let removed = match args.remote.find(&Environment::read())? {
+        Some(remote) => client::prune(
+            &remote,
+            &client::Pruning {
+                filters: args
+                    .filter
+                    .iter()
+                    .filter_map(|value| without_ages(value))
+                    .collect(),
+                all: options.all,
+                unused_for,
+                max_used: options.max_used,
+                reserved: options.reserved,
+                min_free: options.min_free,
+            },
+        )?,
+        None => store(global)?.prune(&options)?,
+    };
     let mut out = std::io::stdout().lock();
     show(&mut out, &removed, args.verbose)?;
     writeln!(
@@ -108,6 +134,16 @@ fn confirmed(all: bool) -> Result<bool> {
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     Ok(matches!(answer.trim().to_ascii_lowercase().as_str(), "y" | "yes"))
+}
+
+/// A filter without the parts that are ages.
+fn without_ages(value: &str) -> Option<String> {
+    let rest: Vec<&str> = value
+        .split(',')
+        .map(str::trim)
+        .filter(|part| !part.is_empty() && !part.starts_with("until=") && !part.starts_with("unused-for="))
+        .collect();
+    (!rest.is_empty()).then(|| rest.join(","))
 }
 
 /// Filters for records, and the age `until=` asks for.

@@ -125,7 +125,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, BuildError> {
         .map_err(|error| machine("start the runtime", error))
 }
 
-fn machine(doing: &str, error: impl std::fmt::Display) -> BuildError {
+pub(super) fn machine(doing: &str, error: impl std::fmt::Display) -> BuildError {
     BuildError::Machine {
         doing: doing.to_owned(),
         reason: error.to_string(),

@@ -1,7 +1,8 @@
 //! The asker's side of a build: opens the engine, offers the user's things, shows progress, writes files.
 //!
 //! ```text
-//! BuildRequest ─▶ offer (LocalCaller) ─▶ in_process (engine, signals, screen) ─▶ Outcome ─▶ files
+//! BuildRequest ─▶ offer (LocalCaller) ─┬─▶ in_process (engine, signals, screen) ────────┬─▶ Outcome ─▶ files
+//!                                      └─▶ connect ─▶ attach (session) ─▶ solve (daemon) ─┘
 //! ```
 mod store;
 mod offer;
@@ -9,9 +10,16 @@ mod files;
 mod signals;
 mod in_process;
 mod transfer;
+mod connect;
+mod attach;
+mod solve;
+mod usage;
 
+pub use connect::{Address, AddressError, ConnectError, Remote, TlsFiles};
 pub(crate) use in_process::new_id;
 pub use in_process::{Setting, build, open, runtime};
 pub use signals::Signals;
+pub use solve::build_on;
 pub use store::{hosts, open_store};
 pub use transfer::{Shown, TransferError, pull, push};
+pub use usage::{Pruning, disk_usage, prune};

@@ -56,7 +56,12 @@ pub(super) fn offer(
                 .insert(LOCAL_DOCKERFILE.into(), folder.path().to_owned());
             folders.push(folder);
         }
-        DockerfileSource::InContext(_) => {}
+        // Daemons look for it beneath a name of its own, wherever it lies.
+        DockerfileSource::InContext(_) => {
+            if let ContextSource::Directory(path) = &request.context {
+                options.dirs.insert(LOCAL_DOCKERFILE.into(), path.clone());
+            }
+        }
     }
     for (name, context) in &request.named_contexts {
         match context {

@@ -28,5 +28,5 @@ pub use event::{
 pub(crate) use feed::Feed;
 pub use limit::LogLimits;
 pub use sink::{Activity, Clock, Sink, Step};
-pub use stream::EventReader;
 pub(crate) use stream::Stream;
+pub use stream::{EventReader, EventWriter};

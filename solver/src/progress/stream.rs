@@ -131,6 +131,34 @@ impl Inner {
     }
 }
 
+/// Events of a build that runs elsewhere, for whoever shows it here; the events end when this is dropped.
+pub struct EventWriter {
+    stream: Arc<Stream>,
+}
+
+impl EventWriter {
+    /// A writer, and the reader of what it writes.
+    #[must_use]
+    pub fn new() -> (EventWriter, EventReader) {
+        let stream = Arc::new(Stream::default());
+        let reader = EventReader {
+            stream: stream.clone(),
+        };
+        (EventWriter { stream }, reader)
+    }
+
+    /// Adds an event.
+    pub fn write(&self, event: Event) {
+        self.stream.push(event);
+    }
+}
+
+impl Drop for EventWriter {
+    fn drop(&mut self) {
+        self.stream.close(SystemTime::now());
+    }
+}
+
 /// Reads a job's events.
 pub struct EventReader {
     pub(crate) stream: Arc<Stream>,

@@ -1,0 +1,423 @@
+//! A build on a daemon: ours or BuildKit's, over its API.
+//!
+//! ```text
+//! connect ─▶ attach (session) ─┬─▶ Solve ──────────────────────────▶ answer ─▶ places finished ─▶ Outcome ─▶ files
+//!                              └─▶ Status ─▶ events ─▶ screen
+//! ```
+//!
+//! A signal drops the Solve call: the daemon then calls the build off, as far as no other build waits for its steps.
+use super::attach::attach;
+use super::connect::{ConnectError, Remote};
+use super::in_process::{machine, new_id, runtime};
+use super::offer::offer;
+use super::signals::Signals;
+use super::{Setting, files};
+use crate::build::outputs::{End, Placed, check, place, sentence};
+use crate::build::{BuildError, Lines, Outcome};
+use crate::config::Config;
+use crate::progress::{Screen, wire};
+use crate::request::{BuildRequest, ContextSource, Output, OutputKind};
+use api::control::control_client::ControlClient;
+use api::control::{CacheOptions, Exporter, SolveRequest, StatusRequest};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use oci::{Descriptor, Digest, Index, OCI_INDEX, Reference};
+use prost::Message;
+use serde::Deserialize;
+use session::SessionId;
+use session::provider::{Place, Provider, Store};
+use solver::Blame;
+use solver::progress::EventWriter;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+/// The largest message taken.
+const MAX_MESSAGE: usize = 16 << 20;
+/// How long the last events are waited for when the build has ended.
+const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// The name daemons know the folder of an image layout by.
+const EXPORT_STORE: &str = "export";
+
+/// Runs a build on a daemon and writes its files.
+///
+/// # Errors
+/// [`BuildError`].
+pub fn build_on(
+    remote: &Remote,
+    config: &Config,
+    request: BuildRequest,
+    setting: Setting,
+) -> Result<Outcome, BuildError> {
+    runtime()?.block_on(run(remote, config, request, setting))
+}
+
+impl From<ConnectError> for BuildError {
+    fn from(error: ConnectError) -> BuildError {
+        BuildError::Remote {
+            message: error.to_string(),
+            lines: Vec::new(),
+            blame: Blame::Environment,
+        }
+    }
+}
+
+async fn run(
+    remote: &Remote,
+    config: &Config,
+    request: BuildRequest,
+    setting: Setting,
+) -> Result<Outcome, BuildError> {
+    let signals = Signals::listen().map_err(|error| machine("listen for signals", error))?;
+    check(&request)?;
+    let id = new_id().map_err(|error| machine("make an id", error))?;
+    let session = new_id().map_err(|error| machine("make an id", error))?;
+    let offer = offer(config, SessionId::new(&session), &request, setting.stdin)?;
+    let mut places = Places::open(&request)?;
+    let provider = Arc::new(Provider::new(
+        offer.caller.clone(),
+        std::mem::take(&mut places.wire),
+        std::mem::take(&mut places.stores),
+    ));
+    let channel = tokio::select! {
+        biased;
+        signal = signals.received() => return Err(BuildError::Cancelled { signal }),
+        channel = remote.connect() => channel?,
+    };
+    let control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
+    let attached = attach(&control, provider.clone(), &session, &shared_key(&request))
+        .await
+        .map_err(failure)?;
+    let (writer, reader) = EventWriter::new();
+    let screen = Screen::start(reader, setting.kind, setting.look)
+        .map_err(|error| machine("start the progress display", error))?;
+    let mut status = tokio::spawn(follow(control.clone(), id.clone(), writer));
+    let mut solving = control.clone();
+    let asked = wire_request(&request, &id, &session);
+    let solved = tokio::select! {
+        biased;
+        signal = signals.received() => Err(BuildError::Cancelled { signal }),
+        answer = solving.solve(asked) => answer.map_err(failure),
+    };
+    if tokio::time::timeout(LAST_EVENTS, &mut status).await.is_err() {
+        status.abort();
+    }
+    let summary = screen.finish().await;
+    let settled = match &solved {
+        Ok(_) => provider.settle().await,
+        Err(_) => Ok(()),
+    };
+    attached.close().await;
+    let mut outcome = Outcome {
+        response: solved?.into_inner().exporter_response.into_iter().collect(),
+        summary,
+        ..Outcome::default()
+    };
+    settled.map_err(|reason| machine("write the output", reason))?;
+    places.finish(&outcome.response).await?;
+    outcome.given = request
+        .outputs
+        .iter()
+        .filter(|output| output.kind != OutputKind::CacheOnly)
+        .map(sentence)
+        .collect();
+    files::write(&request, &id, &outcome)?;
+    Ok(outcome)
+}
+
+/// Shows a build's events until they end.
+async fn follow(mut control: ControlClient<Channel>, id: String, writer: EventWriter) {
+    let stream = match control.status(StatusRequest { r#ref: id }).await {
+        Ok(stream) => stream,
+        Err(status) => {
+            tracing::debug!(%status, "no progress");
+            return;
+        }
+    };
+    let mut stream = stream.into_inner();
+    while let Ok(Some(message)) = stream.message().await {
+        for event in wire::decode(message) {
+            writer.write(event);
+        }
+    }
+}
+
+fn wire_request(request: &BuildRequest, id: &str, session: &str) -> SolveRequest {
+    let exporters: Vec<Exporter> = request
+        .outputs
+        .iter()
+        .filter(|output| output.kind != OutputKind::CacheOnly)
+        .map(|output| Exporter {
+            r#type: output.kind.name().to_owned(),
+            attrs: output.attrs.clone().into_iter().collect(),
+        })
+        .collect();
+    let mut entitlements = Vec::new();
+    if request.entitlements.network_host {
+        entitlements.push("network.host".to_owned());
+    }
+    if request.entitlements.security_insecure {
+        entitlements.push("security.insecure".to_owned());
+    }
+    // Older daemons read the first output from here.
+    let first = exporters.first().cloned().unwrap_or_default();
+    SolveRequest {
+        r#ref: id.to_owned(),
+        session: session.to_owned(),
+        frontend: "dockerfile.v0".to_owned(),
+        frontend_attrs: request.attributes().into_iter().collect(),
+        cache: Some(CacheOptions::default()),
+        entitlements,
+        exporter_deprecated: first.r#type,
+        exporter_attrs_deprecated: first.attrs,
+        exporters,
+        ..SolveRequest::default()
+    }
+}
+
+/// What a daemon tells this context's copies apart by, from those of other folders and machines.
+fn shared_key(request: &BuildRequest) -> String {
+    let ContextSource::Directory(path) = &request.context else {
+        return String::new();
+    };
+    let machine = std::fs::read("/etc/machine-id").unwrap_or_default();
+    let name = path
+        .file_name()
+        .and_then(|name| name.to_str())
+        .filter(|name| name.bytes().all(|byte| byte.is_ascii_graphic()))
+        .unwrap_or_default();
+    let whole = [machine.as_slice(), path.as_os_str().as_encoded_bytes()].concat();
+    format!("{name}:{}", &Digest::of(&whole).hex()[..16])
+}
+
+/// The places of all outputs on this machine.
+#[derive(Default)]
+struct Places {
+    wire: BTreeMap<usize, Place>,
+    stores: BTreeMap<String, Store>,
+    ends: Vec<End>,
+    layouts: Vec<(PathBuf, Vec<String>)>,
+}
+
+impl Places {
+    fn open(request: &BuildRequest) -> Result<Places, BuildError> {
+        let mut places = Places::default();
+        let outputs = request
+            .outputs
+            .iter()
+            .filter(|output| output.kind != OutputKind::CacheOnly);
+        for (number, output) in outputs.enumerate() {
+            let (placed, end) = place(output, request.docker_socket.as_deref())?;
+            match placed {
+                Placed::Nowhere => {}
+                Placed::Writer(writer) => {
+                    places.wire.insert(number, Place::File(writer));
+                }
+                Placed::Folder(path) => {
+                    let empties = output.attrs.get("mode").is_some_and(|mode| mode == "delete");
+                    places.wire.insert(number, Place::Dir { path, empties });
+                }
+                Placed::Layout(path) => places.layout(output, path)?,
+            }
+            places.ends.push(end);
+        }
+        for (name, context) in &request.named_contexts {
+            if let crate::request::NamedContext::OciLayout { path, .. } = context {
+                let store = Store {
+                    folder: path.clone(),
+                    is_writable: false,
+                };
+                let name = crate::request::layout_store(name);
+                places.stores.insert(format!("oci:{name}"), store);
+            }
+        }
+        Ok(places)
+    }
+
+    fn layout(&mut self, output: &Output, path: PathBuf) -> Result<(), BuildError> {
+        let store = Store {
+            folder: path.clone(),
+            is_writable: true,
+        };
+        if self.stores.insert(EXPORT_STORE.to_owned(), store).is_some() {
+            return Err(BuildError::Export {
+                output: output.kind.name().into(),
+                reason: "a daemon can write one image layout (tar=false) of a build, not two".into(),
+                blame: Blame::User,
+            });
+        }
+        let names = output.attrs.get("name").map(String::as_str).unwrap_or_default();
+        let names = names.split(',').filter(|name| !name.is_empty());
+        self.layouts.push((path, names.map(str::to_owned).collect()));
+        Ok(())
+    }
+
+    async fn finish(self, response: &BTreeMap<String, String>) -> Result<(), BuildError> {
+        for (path, names) in &self.layouts {
+            write_index(path, names, response)
+                .map_err(|error| machine(&format!("write the image layout {}", path.display()), error))?;
+        }
+        let ends = self.ends;
+        tokio::task::spawn_blocking(move || ends.into_iter().try_for_each(End::finish))
+            .await
+            .map_err(|error| machine("finish the output", error))?
+            .map_err(|error| machine("finish the output", error))
+    }
+}
+
+/// Blobs come from the daemon; what names them is ours to write (image-spec, image-layout.md).
+fn write_index(
+    folder: &Path,
+    names: &[String],
+    response: &BTreeMap<String, String>,
+) -> Result<(), std::io::Error> {
+    let text = response
+        .get("containerimage.descriptor")
+        .map(String::as_str)
+        .unwrap_or_default();
+    let descriptor: Descriptor = STANDARD
+        .decode(text)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok())
+        .ok_or_else(|| std::io::Error::other("the daemon did not say what it wrote"))?;
+    let mut entries = Vec::new();
+    for name in names {
+        let mut entry = descriptor.clone();
+        entry
+            .annotations
+            .insert("io.containerd.image.name".into(), name.clone());
+        let tag = Reference::parse_normalized(name).ok();
+        let tag = tag
+            .as_ref()
+            .and_then(|name| name.tag())
+            .unwrap_or("latest")
+            .to_owned();
+        entry
+            .annotations
+            .insert("org.opencontainers.image.ref.name".into(), tag);
+        entries.push(entry);
+    }
+    if entries.is_empty() {
+        entries.push(descriptor);
+    }
+    std::fs::write(folder.join("oci-layout"), "{\"imageLayoutVersion\":\"1.0.0\"}")?;
+    let aside = tempfile::NamedTempFile::new_in(folder)?;
+    std::fs::write(aside.path(), Index::new(OCI_INDEX, entries).to_json())?;
+    std::fs::set_permissions(aside.path(), std::os::unix::fs::PermissionsExt::from_mode(0o644))?;
+    aside
+        .persist(folder.join("index.json"))
+        .map(drop)
+        .map_err(|error| error.error)
+}
+
+/// A daemon's words, with the lines of the Dockerfile its details name.
+pub(super) fn failure(status: Status) -> BuildError {
+    let blame = match status.code() {
+        Code::Internal | Code::DataLoss => Blame::Internal,
+        Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unauthenticated => {
+            Blame::Environment
+        }
+        _ => Blame::User,
+    };
+    let message = match status.message() {
+        "" => format!("the daemon answered {:?}", status.code()),
+        text => text.to_owned(),
+    };
+    BuildError::Remote {
+        message,
+        lines: lines(status.details()),
+        blame,
+    }
+}
+
+#[derive(Deserialize)]
+struct Source {
+    info: Info,
+    #[serde(default)]
+    ranges: Vec<LineRange>,
+}
+
+#[derive(Deserialize)]
+struct Info {
+    #[serde(default)]
+    filename: String,
+    #[serde(default)]
+    data: String,
+}
+
+#[derive(Deserialize)]
+struct LineRange {
+    #[serde(default)]
+    start: Position,
+    #[serde(default)]
+    end: Position,
+}
+
+#[derive(Default, Deserialize)]
+struct Position {
+    #[serde(default)]
+    line: usize,
+}
+
+/// The lines in an error's details; what cannot be read is left out.
+fn lines(details: &[u8]) -> Vec<Lines> {
+    let Ok(status) = api::rpc::Status::decode(details) else {
+        return Vec::new();
+    };
+    let sources = status
+        .details
+        .iter()
+        .filter(|detail| detail.type_url.ends_with("errdefs.Source+json"));
+    let mut found: Vec<Lines> = Vec::new();
+    for source in sources.filter_map(|detail| serde_json::from_slice::<Source>(&detail.value).ok()) {
+        let lines = Lines {
+            filename: source.info.filename,
+            data: STANDARD.decode(source.info.data).unwrap_or_default(),
+            ranges: source
+                .ranges
+                .iter()
+                .map(|range| range.start.line..=range.end.line.max(range.start.line))
+                .collect(),
+        };
+        if !lines.ranges.is_empty() && !found.contains(&lines) {
+            found.push(lines);
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_daemons_error_names_the_lines() {
+        let source = serde_json::json!({
+            "info": {"filename": "Dockerfile", "data": STANDARD.encode("FROM a\nRUN x\n"), "language": "Dockerfile"},
+            "ranges": [{"start": {"line": 2}, "end": {"line": 2}}],
+        });
+        let detail = |kind: &str, value: Vec<u8>| prost_types::Any {
+            type_url: format!("github.com/moby/buildkit/{kind}"),
+            value,
+        };
+        let details = api::rpc::Status {
+            code: 2,
+            message: "x".into(),
+            details: vec![
+                detail("stack.Stack+json", b"{}".to_vec()),
+                detail("errdefs.Source+json", source.to_string().into_bytes()),
+                detail("errdefs.Source+json", b"no json".to_vec()),
+            ],
+        };
+        let status = Status::with_details(Code::Unknown, "it failed", details.encode_to_vec().into());
+        let error = failure(status);
+        assert_eq!(error.to_string(), "it failed");
+        assert_eq!(error.blame(), Blame::User);
+        let lines = error.lines();
+        assert_eq!((lines.len(), lines[0].ranges.clone()), (1, vec![2..=2]));
+        assert_eq!(lines[0].data, b"FROM a\nRUN x\n");
+    }
+}
