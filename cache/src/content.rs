@@ -82,6 +82,22 @@ impl ContentStore {
         self.inner.pending.load(Ordering::Relaxed)
     }
 
+    /// Asks for room for `needed` bytes more of `path`.
+    pub(crate) fn ask(&self, path: &Path, needed: u64) -> Result<()> {
+        let room = self.inner.room.read().clone();
+        room.map_or(Ok(()), |room| room(path, needed))
+    }
+
+    /// Counts bytes as being written.
+    pub(crate) fn count(&self, bytes: u64) {
+        self.inner.pending.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// Takes back what [`ContentStore::count`] counted.
+    pub(crate) fn uncount(&self, bytes: u64) {
+        self.inner.pending.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
     /// Where a blob lies, or would.
     pub fn path(&self, digest: &Digest) -> PathBuf {
         self.inner.blobs.join(digest.hex())
@@ -285,12 +301,9 @@ impl Write for Ingest {
     fn write(&mut self, data: &[u8]) -> io::Result<usize> {
         if self.bytes + data.len() as u64 > self.asked {
             let step = ROOM_STEP.max(data.len() as u64);
-            let room = self.store.inner.room.read().clone();
-            if let Some(room) = room {
-                room(&self.path, step).map_err(io::Error::other)?;
-            }
+            self.store.ask(&self.path, step).map_err(io::Error::other)?;
             self.asked += step;
-            self.store.inner.pending.fetch_add(step, Ordering::Relaxed);
+            self.store.count(step);
         }
         let file = self.file.as_mut().expect("written to only before the commit");
         let written = file.write(data)?;
@@ -305,7 +318,7 @@ impl Write for Ingest {
 
 impl Drop for Ingest {
     fn drop(&mut self) {
-        self.store.inner.pending.fetch_sub(self.asked, Ordering::Relaxed);
+        self.store.uncount(self.asked);
         if self.file.take().is_some() {
             // Nothing to tell anyone: what stays behind is removed when this owner is found dead.
             let _ = fs::remove_file(&self.path);

@@ -52,6 +52,17 @@ pub enum CacheError {
         /// How many may be.
         ceiling: u64,
     },
+    /// The disk has hardly any room left.
+    #[error(
+        "the disk of the store at {} is full: {free} bytes are free and nothing unused is left to remove",
+        root.display()
+    )]
+    DiskFull {
+        /// Where the store is.
+        root: PathBuf,
+        /// How many bytes are free.
+        free: u64,
+    },
     /// A later version of this program made the store.
     #[error(
         "the store at {} has version {found}; this program reads up to version {known}: use the newer program, or another root",

@@ -33,6 +33,7 @@ mod keys_db; // cache keys
 mod results; // what keys lead to
 mod usage; // what takes how many bytes
 mod gc; // what may go
+mod watch; // what running steps write
 
 pub use blobs::{CompressionChoice, LayerBlob};
 pub use cache_mount::{CacheMount, Sharing};
@@ -47,3 +48,4 @@ pub use owner::Lease;
 pub use refs::{ImmutableRef, Layer, LayerId, RecordInfo, RecordKind, RefId};
 pub use store::{Cache, Counters, Options, Origin, RemoteError, Remotes};
 pub use usage::UsageRecord;
+pub use watch::Watch;

@@ -11,6 +11,7 @@ use crate::{
     error::{CacheError, Result},
     refs::{ImmutableRef, RecordInfo},
     store::{insert_layer, insert_ref},
+    usage::disk_bytes,
 };
 use std::{
     fs::{self, Permissions},
@@ -73,9 +74,13 @@ impl MutableRef {
     /// Those of renaming and of the database; nothing is kept then.
     pub fn commit(mut self) -> Result<ImmutableRef> {
         let (cache, upper) = (self.cache.clone(), self.upper());
+        // Counted against the ceiling from now on.
+        let bytes = disk_bytes(&self.folder);
         let mut renamed = Ok(());
         let row = cache.inner.db.write("commit layer", |tx| {
             let layer = insert_layer(tx, None, true, None)?;
+            tx.prepare_cached("UPDATE layers SET dir_bytes = ?2 WHERE id = ?1")?
+                .execute([layer, bytes.cast_signed()])?;
             renamed = self.seal(&upper, layer);
             if renamed.is_err() {
                 return Err(rusqlite::Error::InvalidQuery);

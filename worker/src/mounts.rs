@@ -322,6 +322,15 @@ impl Preparing<'_> {
 }
 
 impl Prepared {
+    /// Directories of the store that the step writes.
+    pub(crate) fn written(&self) -> Vec<PathBuf> {
+        let outputs = self.outputs.values().filter_map(|output| match output {
+            Output::Written(written) => Some(written),
+            Output::Unchanged(_) => None,
+        });
+        outputs.chain(&self.scratch).map(MutableRef::upper).collect()
+    }
+
     /// Ends what was prepared: what is written and asked for becomes refs, in the order of the outputs.
     pub(crate) fn commit(self) -> Result<Vec<ImmutableRef>, OpError> {
         let Prepared {

@@ -22,8 +22,9 @@ use session::{Caller, RegistryCredential};
 use solver::progress::Sink;
 use solver::{OpContext, OpError};
 
-use crate::executor::{Executor, RunError};
+use crate::executor::{Executor, RunError, room};
 use tokio::io::AsyncRead;
+use tokio_util::sync::CancellationToken;
 
 use crate::source::oci_layout;
 
@@ -178,26 +179,32 @@ impl Worker {
         self.network_fault.get().map(String::as_str)
     }
 
-    /// Runs one prepared step.
+    /// Runs one prepared step, which writes to the directories `written` of the store.
     pub(crate) async fn run_step(
         &self,
         spec: Spec,
         network: Option<Lease>,
+        written: Vec<PathBuf>,
         ctx: &OpContext,
     ) -> Result<(Exit, Vec<String>), RunError> {
-        if let Some(runtime) = &self.options.oci_runtime {
-            let bundle = self
-                .cache
-                .work_dir()
-                .map_err(|cause| RunError::Bundle(cause.into()))?;
-            return self
-                .executor
-                .run_by(runtime, spec, network, bundle, ctx.progress.clone(), &ctx.cancel)
-                .await;
-        }
-        self.executor
-            .run(spec, network, ctx.progress.clone(), &ctx.cancel)
-            .await
+        let watch = self.cache.watch(written);
+        let run = async |stop: CancellationToken| match &self.options.oci_runtime {
+            Some(runtime) => {
+                let bundle = self.cache.work_dir();
+                let bundle = bundle.map_err(|cause| RunError::Bundle(cause.into()))?;
+                let progress = ctx.progress.clone();
+                let run = self
+                    .executor
+                    .run_by(runtime, spec, network, bundle, progress, &stop);
+                run.await
+            }
+            None => {
+                self.executor
+                    .run(spec, network, ctx.progress.clone(), &stop)
+                    .await
+            }
+        };
+        room::watched(watch, &ctx.cancel, run).await
     }
 
     /// The registry client that shows a session's credentials.

@@ -6,6 +6,7 @@
 //! ```
 //!
 //! Cancelling kills pid 1 of the step, and with it all its processes; `run` returns when they are gone.
+pub(crate) mod room; // stops a step that writes more than there is room for
 mod oci_runtime; // runc, crun and the like
 
 use parking_lot::Mutex;
@@ -36,6 +37,8 @@ pub(crate) enum RunError {
     Output(#[source] io::Error),
     #[error("prepare the bundle of another OCI runtime")]
     Bundle(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the step was stopped, as it wrote too much: {0}")]
+    Full(#[source] cache::CacheError),
     #[error("canceled")]
     Canceled,
 }

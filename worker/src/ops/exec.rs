@@ -134,7 +134,7 @@ impl Run for ExecRun {
             ..Spec::default()
         };
         let spec = process::with_shm_size(spec);
-        let ran = self.worker.run_step(spec, lease, ctx).await;
+        let ran = self.worker.run_step(spec, lease, prepared.written(), ctx).await;
         let (exit, notes) = ran.map_err(|cause| match cause {
             RunError::Canceled => OpError::canceled(),
             RunError::Sandbox(cause) => process::sandbox_error(cause),
