@@ -26,6 +26,7 @@ use crate::executor::{Executor, RunError, room};
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
+use crate::source::client_store::{ClientStore, Clients};
 use crate::source::oci_layout;
 
 /// Choices for a worker.
@@ -77,6 +78,7 @@ impl Worker {
         let origins = Arc::new(Origins {
             registry: registry.clone(),
             sessions: Mutex::default(),
+            clients: Clients::default(),
         });
         cache.set_remotes(origins.clone());
         Arc::new_cyclic(|me| Worker {
@@ -226,6 +228,11 @@ impl Worker {
             .insert(origin.0.clone(), registry.clone());
     }
 
+    /// Remembers which client has the layers of a layout.
+    pub(crate) fn remember_client(&self, store: &ClientStore) {
+        self.origins.clients.remember(store);
+    }
+
     /// What was asked of registries so far.
     pub fn registry_counters(&self) -> &registry::Counters {
         self.registry.counters()
@@ -320,6 +327,8 @@ struct Origins {
     registry: Registry,
     /// The registry client of the session that named an origin last.
     sessions: Mutex<HashMap<String, Registry>>,
+    /// Clients that have layouts.
+    clients: Clients,
 }
 
 #[async_trait]
@@ -332,6 +341,9 @@ impl Remotes for Origins {
         if let Some(folder) = oci_layout::folder_of(origin) {
             let file = tokio::fs::File::open(oci_layout::blob_path(&folder, &descriptor.digest)).await?;
             return Ok(Box::new(file));
+        }
+        if let Some(stream) = self.clients.fetch(origin, &descriptor.digest).await? {
+            return Ok(stream);
         }
         let reference = Reference::parse_normalized(&origin.0)?;
         let known = self.sessions.lock().get(&origin.0).cloned();

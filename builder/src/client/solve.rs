@@ -285,16 +285,14 @@ fn write_index(
         .ok_or_else(|| std::io::Error::other("the daemon did not say what it wrote"))?;
     let mut entries = Vec::new();
     for name in names {
+        let reference = Reference::parse_normalized(name)
+            .map_err(std::io::Error::other)?
+            .with_default_tag();
         let mut entry = descriptor.clone();
         entry
             .annotations
-            .insert("io.containerd.image.name".into(), name.clone());
-        let tag = Reference::parse_normalized(name).ok();
-        let tag = tag
-            .as_ref()
-            .and_then(|name| name.tag())
-            .unwrap_or("latest")
-            .to_owned();
+            .insert("io.containerd.image.name".into(), reference.to_string());
+        let tag = reference.tag().unwrap_or("latest").to_owned();
         entry
             .annotations
             .insert("org.opencontainers.image.ref.name".into(), tag);

@@ -54,6 +54,20 @@ impl Failure {
     }
 }
 
+/// An error and its causes in one line, each said once: a client shows nothing but the message.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let sentence = next.to_string();
+        if !text.contains(&sentence) {
+            text = format!("{text}: {sentence}");
+        }
+        cause = next.source();
+    }
+    text
+}
+
 impl From<BuildError> for Failure {
     fn from(error: BuildError) -> Failure {
         let code = match &error {
@@ -64,7 +78,7 @@ impl From<BuildError> for Failure {
             BuildError::Cancelled { .. } | BuildError::Solve(SolveError::Canceled) => {
                 "context canceled".to_owned()
             }
-            error => error.to_string(),
+            error => with_causes(error),
         };
         let mut failure = Failure::new(code, message);
         for lines in error.lines() {

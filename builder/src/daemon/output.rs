@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! image ─▶ own store, registry        oci, docker, tar ─▶ FileSend, one stream
+//! oci, docker with tar=false ─▶ the client's store, blob by blob
 //! local ─▶ a folder here ─▶ FileSend, packets
 //! ```
 use super::builds::Build;
@@ -43,20 +44,15 @@ impl Exporter {
         })
     }
 
+    /// `tar=false`: blobs into the client's store instead of an archive.
+    fn wants_blobs(&self) -> bool {
+        let tar = self.attributes.get("tar");
+        tar.is_some_and(|tar| !crate::cli::is_true(tar))
+    }
+
     /// What must be wrong before anything is built.
     pub(super) fn check(&self) -> Result<(), Failure> {
         self.kind()?;
-        if self
-            .attributes
-            .get("tar")
-            .is_some_and(|tar| !crate::cli::is_true(tar))
-        {
-            let message = format!(
-                "exporter {}: tar=false through a session is not supported yet",
-                self.kind
-            );
-            return Err(Failure::new(Code::Unimplemented, message));
-        }
         Ok(())
     }
 }
@@ -132,6 +128,7 @@ async fn one(
             folder = Some(made);
             Some(Dest::Dir(path))
         }
+        Kind::Oci | Kind::Docker if exporter.wants_blobs() => Some(Dest::Caller),
         Kind::Oci | Kind::Docker | Kind::Tar => {
             let send = caller.send_file(number).await.map_err(session)?;
             let send = send.ok_or_else(|| Failure::new(Code::Unknown, "the client takes no files"))?;

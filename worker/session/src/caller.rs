@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `local_dir(request)` | a directory to read in place | `None` |
 //! | `oci_layout(name)` | the root of an image layout | `None` |
+//! | `blob(store, digest)` | a blob of a store of the client's | `Ok(None)` |
 //! | `secret(id)` | its bytes | `Ok(None)`: fatal only if the mount is required |
 //! | `ssh_agent(id)` | a handle on an agent | `Ok(None)`: likewise |
 //! | `credentials(host)` | user and password, or an identity token | `Ok(None)`: go on anonymously |
@@ -196,6 +197,26 @@ pub trait Caller: Send + Sync + fmt::Debug {
 
     /// The root of an OCI image layout by its store name (`--build-context x=oci-layout://…`).
     fn oci_layout(&self, name: &str) -> Option<PathBuf>;
+
+    /// A blob of one of the caller's stores (`oci:<name>` of a layout, `local:<path>` of a cache); `Ok(None)` where it has
+    /// none. The bytes are not verified here.
+    async fn blob(&self, _store: &str, _digest: &oci::Digest) -> Result<Option<Upload>, SessionError> {
+        Ok(None)
+    }
+
+    /// Writes a blob to one of the caller's stores (`export`, `local:<path>`); one that is there already is left alone.
+    async fn put_blob(
+        &self,
+        store: &str,
+        digest: &oci::Digest,
+        _size: u64,
+        _contents: Upload,
+    ) -> Result<(), SessionError> {
+        Err(SessionError::Refused {
+            doing: format!("write blob {digest} to {store:?}"),
+            reason: "the caller has no stores".into(),
+        })
+    }
 
     /// The bytes of a secret, read now; `Ok(None)` where the caller offers none of that id.
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError>;

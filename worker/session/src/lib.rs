@@ -11,7 +11,7 @@
 //! 4. `local` answers from this process: paths, values and sockets that were named on the command line.
 //! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it.
 //! 6. `received` keeps what clients sent, so that next time only changes travel.
-//! 7. `remote` answers by asking a client; `sessions` finds the client of a build.
+//! 7. `remote` answers by asking a client (`blobs` for those of its stores); `sessions` finds the client of a build.
 //! 8. `provider` is the client's end: it answers a daemon with what a `LocalCaller` has.
 //!
 //! Never decides whether something is *allowed*: entitlements are the builder's. Reads no environment:
@@ -25,6 +25,7 @@ mod local;
 pub mod tunnel;
 pub mod transfer;
 mod received;
+mod blobs;
 mod remote;
 mod sessions;
 pub mod provider;

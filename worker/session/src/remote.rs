@@ -7,6 +7,7 @@
 //! ```
 //!
 //! A method the client does not offer is never called. Whatever it sends is checked by the one who reads it.
+use crate::blobs;
 use crate::caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
 };
@@ -232,6 +233,32 @@ impl Caller for RemoteCaller {
         None
     }
 
+    async fn blob(&self, store: &str, digest: &oci::Digest) -> Result<Option<Upload>, SessionError> {
+        if !self.offers(blobs::READ) {
+            return Ok(None);
+        }
+        let found = self.ask(blobs::read(self.channel.clone(), store, digest)).await?;
+        found.map_err(|status| self.refused(&format!("read blob {digest} of the client"), &status))
+    }
+
+    async fn put_blob(
+        &self,
+        store: &str,
+        digest: &oci::Digest,
+        size: u64,
+        contents: Upload,
+    ) -> Result<(), SessionError> {
+        let doing = format!("write blob {digest} to the client");
+        if !self.offers(blobs::WRITE) {
+            let status = Status::unimplemented("the client offers no store for blobs");
+            return Err(self.refused(&doing, &status));
+        }
+        let written = blobs::write(self.channel.clone(), store, digest, size, contents);
+        self.ask(written)
+            .await?
+            .map_err(|status| self.refused(&doing, &status))
+    }
+
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
         if !self.offers(GET_SECRET) {
             return Ok(None);
@@ -448,7 +475,7 @@ fn dir_of(copy: Arc<Copy>) -> LocalDir {
 
 /// Adds the values of a header; if one has a character outside ASCII all are escaped as in a URL's query, and another
 /// header says so.
-fn append(headers: &mut MetadataMap, name: &'static str, values: &[String]) {
+pub(crate) fn append(headers: &mut MetadataMap, name: &'static str, values: &[String]) {
     let is_plain = values
         .iter()
         .all(|value| value.bytes().all(|byte| (0x20..0x7f).contains(&byte)));

@@ -204,6 +204,26 @@ impl Caller for LateCaller {
         None
     }
 
+    async fn blob(&self, store: &str, digest: &oci::Digest) -> Result<Option<Upload>, SessionError> {
+        match self.caller().await? {
+            Some(caller) => caller.blob(store, digest).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn put_blob(
+        &self,
+        store: &str,
+        digest: &oci::Digest,
+        size: u64,
+        contents: Upload,
+    ) -> Result<(), SessionError> {
+        match self.caller().await? {
+            Some(caller) => caller.put_blob(store, digest, size, contents).await,
+            None => Err(no_client("write a blob")),
+        }
+    }
+
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {
         match self.caller().await? {
             Some(caller) => caller.secret(id).await,

@@ -320,3 +320,74 @@ async fn results_arrive_in_their_places() {
             .contains("no output 7")
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn blobs_are_read_and_written_by_digest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let store = |is_writable| Store {
+        folder: folder.path().to_owned(),
+        is_writable,
+    };
+    let stores = BTreeMap::from([
+        ("export".to_owned(), store(true)),
+        ("oci:base".to_owned(), store(false)),
+    ]);
+    let ends = ends(LocalOptions::default(), BTreeMap::new(), stores);
+    let caller = &ends.caller;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|number| (number % 251) as u8).collect();
+    let digest = oci::Digest::of(&bytes);
+    assert!(
+        caller
+            .blob("oci:base", &digest)
+            .await
+            .expect("answered")
+            .is_none()
+    );
+    let upload = |bytes: &[u8]| -> session::Upload { Box::new(std::io::Cursor::new(bytes.to_vec())) };
+    for _ in 0..2 {
+        let written = caller
+            .put_blob("export", &digest, bytes.len() as u64, upload(&bytes))
+            .await;
+        written.expect("written, and the second time there already");
+    }
+    let mut read = Vec::new();
+    let mut stream = caller
+        .blob("oci:base", &digest)
+        .await
+        .expect("answered")
+        .expect("there");
+    stream.read_to_end(&mut read).await.expect("read");
+    assert!(read == bytes);
+    for (store, contents, size) in [
+        ("oci:base", &b"x"[..], 1),
+        ("other", b"x", 1),
+        ("export", b"cut", 9),
+    ] {
+        let error = caller
+            .put_blob(store, &oci::Digest::of(b"y"), size, upload(contents))
+            .await;
+        assert!(error.is_err(), "{store}");
+    }
+    let error = caller
+        .put_blob("export", &oci::Digest::of(b"said"), 4, upload(b"sent"))
+        .await;
+    let text = error.expect_err("other bytes than were said").to_string();
+    assert!(text.contains(&oci::Digest::of(b"sent").to_string()), "{text}");
+    let empty = oci::Digest::of(b"");
+    caller
+        .put_blob("export", &empty, 0, upload(b""))
+        .await
+        .expect("written");
+    let mut stream = caller
+        .blob("export", &empty)
+        .await
+        .expect("answered")
+        .expect("there");
+    assert_eq!(stream.read_to_end(&mut read).await.expect("read"), 0);
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("blobs/sha256"))
+            .expect("there")
+            .count(),
+        2
+    );
+}

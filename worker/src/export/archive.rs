@@ -19,13 +19,16 @@ use super::attrs::{Attrs, Place};
 use super::image::BuiltImage;
 use super::{Dest, ExportError, blocking};
 use crate::meter::SinkMeter;
+use crate::worker::Session;
 use crate::worker::Worker;
 
 /// The annotation with an image's full name.
 const FULL_NAME: &str = "io.containerd.image.name";
 /// The annotation with its tag.
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// When an image was made.
+/// The caller's store for results.
+const CALLERS_STORE: &str = "export";
+/// The file that says that a folder is an image layout.
 const LAYOUT: &[u8] = br#"{"imageLayoutVersion":"1.0.0"}"#;
 
 /// Writes the archive, or a layout if `dest` is a directory.
@@ -44,8 +47,47 @@ pub(super) async fn give(
     blocking(move || match dest {
         Dest::Writer(writer) => write(&cache, &built, &attrs, for_docker, &mut Tar::new(writer)),
         Dest::Dir(folder) => write(&cache, &built, &attrs, for_docker, &mut Folder { folder }),
+        Dest::Caller => Err(ExportError::NoDestination),
     })
     .await
+}
+
+/// Sends the blobs into a store of the caller's, what names others after those.
+pub(super) async fn give_blobs(
+    worker: &Worker,
+    session: &Session,
+    built: &BuiltImage,
+    sink: &Sink,
+) -> Result<(), ExportError> {
+    let meter = SinkMeter::shared(sink.clone());
+    built.fetch_layers(&worker.cache, &meter).await?;
+    let _activity = sink.begin("copying files", "copying");
+    let is_document = |digest: &Digest| {
+        let mut manifests = built.manifests.iter().map(|manifest| manifest.descriptor.digest);
+        (
+            *digest == built.target.digest,
+            manifests.any(|manifest| manifest == *digest),
+        )
+    };
+    let mut blobs = built.blobs();
+    blobs.sort_by_key(|digest| (is_document(digest), *digest));
+    blobs.dedup();
+    for digest in &blobs {
+        let file = worker.cache.content().open(digest)?;
+        let size = file
+            .metadata()
+            .map_err(|source| ExportError::Write {
+                action: format!("read blob {digest}"),
+                source,
+            })?
+            .len();
+        let contents = Box::new(tokio::fs::File::from_std(file));
+        session
+            .caller()
+            .put_blob(CALLERS_STORE, digest, size, contents)
+            .await?;
+    }
+    Ok(())
 }
 
 /// Takes the files of an archive.

@@ -80,6 +80,7 @@ pub(super) async fn give(
     blocking(move || match dest {
         Dest::Dir(folder) => to_dir(&parts, &folder, delete),
         Dest::Writer(writer) => to_tar(&parts, writer),
+        Dest::Caller => Err(ExportError::NoDestination),
     })
     .await
 }

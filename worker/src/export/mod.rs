@@ -50,6 +50,8 @@ pub enum Dest {
     Dir(PathBuf),
     /// Here.
     Writer(Box<dyn Write + Send>),
+    /// Blob by blob into a store of the caller's; whoever has it writes what names them.
+    Caller,
 }
 
 /// One output.
@@ -128,6 +130,8 @@ pub(crate) enum ExportError {
     #[error("{action}: {source}")]
     Write { action: String, source: std::io::Error },
     #[error(transparent)]
+    Session(#[from] session::SessionError),
+    #[error(transparent)]
     Cache(#[from] CacheError),
     #[error(transparent)]
     Layer(#[from] cache::layer::LayerError),
@@ -196,7 +200,10 @@ async fn give(
             let dest = dest.ok_or(ExportError::NoDestination)?;
             let built = image::build(worker, source, &attrs, sink).await?;
             let done = built.done(&attrs);
-            archive::give(worker, built, &attrs, kind == Kind::Docker, dest, sink).await?;
+            match dest {
+                Dest::Caller => archive::give_blobs(worker, session, &built, sink).await?,
+                dest => archive::give(worker, built, &attrs, kind == Kind::Docker, dest, sink).await?,
+            }
             Ok(done)
         }
     }

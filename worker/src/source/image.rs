@@ -30,6 +30,7 @@ use solver::progress::Sink;
 use solver::{Blame, CacheMap, Op, OpContext, OpError};
 use tokio::sync::OnceCell;
 
+use super::client_store::ClientStore;
 use super::oci_layout;
 use crate::worker::{Session, Worker};
 
@@ -115,6 +116,9 @@ pub enum ImageError {
         /// Why.
         source: std::io::Error,
     },
+    /// The client could not be asked.
+    #[error(transparent)]
+    Session(#[from] session::SessionError),
     /// What the image consists of makes no sense.
     #[error("image {reference}: {reason}")]
     Invalid {
@@ -158,6 +162,7 @@ enum Place {
     Store,
     Registry(Registry),
     Layout(PathBuf),
+    Client(ClientStore),
 }
 
 /// How deep an index may lie in an index.
@@ -218,12 +223,18 @@ impl Worker {
         let reference = &reference.clone().with_default_tag();
         let _activity = sink.begin(format!("resolve {reference}"), "resolve");
         if let ImagePlace::OciLayout { store } = place {
-            let folder = session.caller().oci_layout(store);
-            let folder = folder.ok_or_else(|| ImageError::NoLayout { store: store.clone() })?;
-            let target = oci_layout::find(&folder, reference)?;
-            return self
-                .read_image(reference, platform, Place::Layout(folder), target)
-                .await;
+            let (from, target) = match session.caller().oci_layout(store) {
+                Some(folder) => {
+                    let target = oci_layout::find(&folder, reference)?;
+                    (Place::Layout(folder), target)
+                }
+                None => {
+                    let store = ClientStore::new(session.caller().clone(), store);
+                    let target = store.find(reference).await?;
+                    (Place::Client(store), target)
+                }
+            };
+            return self.read_image(reference, platform, from, target).await;
         }
         let (from, target) = self.locate(session, reference, mode).await?;
         let is_own = matches!(from, Place::Store);
@@ -266,6 +277,10 @@ impl Worker {
         let origin = match &from {
             Place::Store => None,
             Place::Layout(folder) => Some(oci_layout::origin(folder)),
+            Place::Client(store) => {
+                self.remember_client(store);
+                Some(store.origin())
+            }
             Place::Registry(registry) => {
                 let origin = Origin(reference.name());
                 self.remember_origin(&origin, registry);
@@ -313,7 +328,7 @@ impl Worker {
 }
 
 /// The descriptor of a manifest or index that says what it is.
-fn describe(bytes: &[u8]) -> Option<Descriptor> {
+pub(super) fn describe(bytes: &[u8]) -> Option<Descriptor> {
     let media_type = match Document::parse(bytes, "").ok()? {
         Document::Manifest(manifest) => manifest.media_type,
         Document::Index(index) => index.media_type,
@@ -392,6 +407,7 @@ impl Reader<'_> {
                 });
             }
             Place::Layout(folder) => oci_layout::blob(folder, &descriptor.digest, limit)?,
+            Place::Client(store) => store.blob(&descriptor.digest, limit).await?,
             Place::Registry(registry) if is_manifest(descriptor) => registry
                 .fetch_manifest(self.reference, descriptor)
                 .await?

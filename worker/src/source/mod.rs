@@ -11,6 +11,7 @@
 pub mod local;
 pub(crate) mod local_op;
 pub(crate) mod oci_layout;
+pub(crate) mod client_store;
 pub mod image;
 pub(crate) mod http;
 pub(crate) mod git;
