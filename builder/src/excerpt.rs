@@ -40,11 +40,21 @@ pub fn excerpt(filename: &str, data: &[u8], hits: &[RangeInclusive<usize>]) -> S
         let _ = writeln!(
             out,
             "{number:4} | {mark} {}",
-            plain_line(lines[number - 1], false)
+            shortened(&plain_line(lines[number - 1], false))
         );
     }
     out.push_str("--------------------\n");
     out
+}
+
+/// Nobody reads further, and a terminal should not have to show it.
+const MAX_COLUMNS: usize = 500;
+
+fn shortened(line: &str) -> String {
+    match crate::progress::clip(line, MAX_COLUMNS) {
+        whole if whole.len() == line.len() => whole.to_owned(),
+        cut => format!("{cut} …"),
+    }
 }
 
 #[cfg(test)]
@@ -64,6 +74,13 @@ Dockerfile:5
    6 |     \n--------------------
 ";
         assert_eq!(excerpt("Dockerfile", FILE, &[5..=5]), expected);
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut() {
+        let file = format!("FROM a\nRUN {}\n", "x".repeat(70_000));
+        let shown = excerpt("Dockerfile", file.as_bytes(), &[2..=2]);
+        assert!(shown.len() < 1000 && shown.contains("xxx …\n"), "{}", shown.len());
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod mount;
 mod quantity;
 
 pub(crate) use directives::{directive, syntax};
-pub(crate) use heredoc::{chomp, name as heredoc_name};
+pub(crate) use heredoc::{chomp, chomp_bytes, name as heredoc_name};
 pub(crate) use mount::parse as parse_mount;
 
 use ast::{Dockerfile, Kind, Stage};

@@ -4,7 +4,6 @@ use oci::Healthcheck;
 
 use crate::error::Error;
 use crate::lint::Rule;
-use crate::lower::env::set_in_image;
 use crate::lower::stage::{Scope, Stage, is_scan_arg};
 use crate::lower::{format, ports, signal};
 use crate::parse::ast::{Arg, CommandLine, Instruction, Pair};
@@ -45,7 +44,7 @@ impl Stage {
             check_secret(scope, instruction, "ENV", &name);
             text.push_str(&format!(" {name}={value}"));
             self.env.set(&name, &value);
-            set_in_image(&mut self.image.config.env, &name, &value);
+            self.env_places.set(&mut self.image.config.env, &name, &value);
         }
         self.commit(scope, text, false)
     }

@@ -188,7 +188,8 @@ impl Stage {
                 src: path::rooted(&content.name),
                 ..CopyAction::default()
             };
-            add(inline(&content.name, &content.data, 0o644), action);
+            let data = content.raw.as_deref().unwrap_or(content.data.as_bytes());
+            add(inline(&content.name, data, 0o644), action);
         }
         let history = request.history();
         let constraints = Constraints::default()
@@ -376,11 +377,11 @@ impl Request {
 }
 
 /// A file system with one file whose text stands in the Dockerfile.
-pub(super) fn inline(name: &str, data: &str, mode: i32) -> State {
+pub(super) fn inline(name: &str, data: &[u8], mode: i32) -> State {
     let action = MkfileAction {
         path: path::action(name, false),
         mode,
-        data: data.as_bytes().to_vec(),
+        data: data.to_vec(),
         timestamp: -1,
         ..MkfileAction::default()
     };

@@ -9,7 +9,7 @@ use crate::lower::env::Env;
 use crate::lower::names;
 use crate::lower::stage::{Scope, Stage};
 use crate::parse::ast::{Instruction, Mount, MountKind, Run, RunNetwork};
-use crate::parse::{chomp, heredoc_name};
+use crate::parse::{chomp, chomp_bytes, heredoc_name};
 use crate::words::Lex;
 
 /// Where scripts with a `#!` line are put.
@@ -96,10 +96,15 @@ impl Stage {
         };
         shown.push_str(&format!(" ({})", summary(&first.data)));
         if data.starts_with("#!") && self.image.os != "windows" {
+            let raw = first.raw.as_ref().map(|raw| match first.is_chomped {
+                true => chomp_bytes(raw),
+                false => raw.clone(),
+            });
+            let script = raw.as_deref().unwrap_or(data.as_bytes());
             spec.mounts.push(MountSpec {
                 selector: "/".to_owned(),
                 readonly: true,
-                ..MountSpec::new(SCRIPTS, MountSource::State(inline(&first.name, &data, 0o755)))
+                ..MountSpec::new(SCRIPTS, MountSource::State(inline(&first.name, script, 0o755)))
             });
             return Ok((self.with_shell(&[format!("{SCRIPTS}{}", first.name)]), shown));
         }

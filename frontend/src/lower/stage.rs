@@ -18,6 +18,8 @@ use crate::words::{Expansion, Lex};
 pub(crate) struct Stage {
     pub(crate) state: State,
     pub(crate) env: Env,
+    /// Where the variables of the image's config stand.
+    pub(super) env_places: env::Places,
     /// Where RUN begins; empty before any WORKDIR.
     pub(crate) dir: String,
     pub(crate) user: String,
@@ -100,6 +102,7 @@ impl Stage {
         Self {
             state: root.loaded.state,
             env: root.loaded.env,
+            env_places: env::Places::default(),
             dir: root.loaded.dir,
             user: String::new(),
             state_platform: root.loaded.platform,
@@ -123,6 +126,7 @@ impl Stage {
         Self {
             state: parent.state.clone(),
             env: parent.env.clone(),
+            env_places: parent.env_places.clone(),
             dir: parent.dir.clone(),
             user: parent.user.clone(),
             state_platform: parent.state_platform.clone(),

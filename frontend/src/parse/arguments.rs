@@ -1,5 +1,7 @@
 //! The line of an instruction as keyword, flags and the rest; the rest as words, pairs or JSON.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use crate::parse::ast::Pair;
@@ -85,7 +87,7 @@ pub(super) fn json(rest: &str) -> Json {
     if !rest.trim_start().starts_with('[') {
         return Json::No;
     }
-    match serde_json::from_str::<Vec<Value>>(rest) {
+    match serde_json::from_str::<Vec<Value>>(&mend_surrogates(rest)) {
         Err(_) => Json::No,
         Ok(values) => {
             let strings = values.into_iter().map(|value| match value {
@@ -97,6 +99,39 @@ pub(super) fn json(rest: &str) -> Json {
                 .map_or(Json::NotStrings, Json::Words)
         }
     }
+}
+
+/// Half of a UTF-16 pair alone means U+FFFD to Go's JSON, and an error to ours.
+fn mend_surrogates(json: &str) -> Cow<'_, str> {
+    if !json.contains("\\u") {
+        return Cow::Borrowed(json);
+    }
+    let unit = |at: usize| {
+        let digits = json.get(at..at + 6)?.strip_prefix("\\u")?;
+        digits
+            .bytes()
+            .all(|digit| digit.is_ascii_hexdigit())
+            .then(|| u16::from_str_radix(digits, 16).ok())?
+    };
+    let (mut mended, mut at, mut kept) = (String::new(), 0, 0);
+    while let Some(found) = json[at..].find('\\') {
+        at += found;
+        let (length, is_whole) = match unit(at) {
+            Some(0xd800..=0xdbff) if matches!(unit(at + 6), Some(0xdc00..=0xdfff)) => (12, true),
+            Some(0xd800..=0xdfff) => (6, false),
+            Some(_) => (6, true),
+            // A backslash and the character it escapes.
+            None => (1 + json[at + 1..].chars().next().map_or(0, char::len_utf8), true),
+        };
+        if !is_whole {
+            mended.push_str(&json[kept..at]);
+            mended.push_str("\\ufffd");
+            kept = at + length;
+        }
+        at += length;
+    }
+    mended.push_str(&json[kept..]);
+    Cow::Owned(mended)
 }
 
 /// The rest at its blanks; nothing when it is empty.
@@ -186,4 +221,29 @@ pub(super) fn pairs(rest: &str, escape: char, keyword: &str) -> Result<Vec<Pair>
         None => Err(format!("there is no = in {word:?}; {keyword} must be name=value")),
     };
     words.iter().map(one).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn half_a_pair_is_a_replacement_character() {
+        for (json, expected) in [
+            (r#"["\ud800x", "/f"]"#, "\u{fffd}x"),
+            (r#"["\udc00", "/f"]"#, "\u{fffd}"),
+            (r#"["\uD83D\uDE00", "/f"]"#, "\u{1f600}"),
+            (r#"["\ud83d\ud83d\ude00", "/f"]"#, "\u{fffd}\u{1f600}"),
+            (r#"["\\ud800", "/f"]"#, "\\ud800"),
+            (r#"["a\u00e9", "/f"]"#, "a\u{e9}"),
+        ] {
+            let Json::Words(words) = super::json(json) else {
+                panic!("{json} is a list of strings");
+            };
+            assert_eq!(words[0], expected, "{json}");
+        }
+        for json in [r#"["\ud8"#, r#"["\u12"]"#, r#"["\"#, "[\"é\\é\"]"] {
+            assert!(!matches!(super::json(json), Json::Words(_)), "{json}");
+        }
+    }
 }

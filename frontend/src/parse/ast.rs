@@ -93,6 +93,8 @@ pub(crate) struct Sources {
 pub(crate) struct Content {
     pub(crate) name: String,
     pub(crate) data: String,
+    /// Its bytes, where they are no UTF-8 and nothing in them is expanded.
+    pub(crate) raw: Option<Vec<u8>>,
     /// Whether variables in it are expanded.
     pub(crate) is_expanded: bool,
 }
@@ -134,6 +136,8 @@ pub(crate) struct CommandLine {
 pub(crate) struct Heredoc {
     pub(crate) name: String,
     pub(crate) data: String,
+    /// Its bytes, where they are no UTF-8.
+    pub(crate) raw: Option<Vec<u8>>,
     /// Whether leading tabs are removed.
     pub(crate) is_chomped: bool,
     /// Whether variables in it are expanded.

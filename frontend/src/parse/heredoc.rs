@@ -59,9 +59,17 @@ fn parse(word: &str) -> Result<Option<Heredoc>, String> {
     Ok(Some(Heredoc {
         name: name.clone(),
         data: String::new(),
+        raw: None,
         is_chomped,
         is_expanded: quotes(name) == quotes(raw),
     }))
+}
+
+/// As [`chomp`], for bytes.
+pub(crate) fn chomp_bytes(bytes: &[u8]) -> Vec<u8> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+    let tabs = |line: &[u8]| line.iter().take_while(|byte| **byte == b'\t').count();
+    lines.flat_map(|line| &line[tabs(line)..]).copied().collect()
 }
 
 /// Without the tabs at the beginning of each line.

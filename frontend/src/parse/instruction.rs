@@ -173,9 +173,18 @@ impl Request<'_> {
                     } else {
                         data
                     };
+                    // What is expanded passes through text, as with BuildKit.
+                    let raw = body
+                        .and_then(|body| body.raw.as_ref())
+                        .filter(|_| !doc.is_expanded);
+                    let raw = raw.map(|raw| match doc.is_chomped {
+                        true => heredoc::chomp_bytes(raw),
+                        false => raw.clone(),
+                    });
                     sources.contents.push(Content {
                         name: doc.name,
                         data,
+                        raw,
                         is_expanded: doc.is_expanded,
                     });
                 }

@@ -217,7 +217,13 @@ fn attach_heredocs(reader: &mut Reader<'_>, line: &mut Line) -> Result<(), Error
             }
             body.extend_from_slice(raw);
         }
-        doc.data = String::from_utf8_lossy(&body).into_owned();
+        match String::from_utf8(body) {
+            Ok(text) => doc.data = text,
+            Err(error) => {
+                doc.data = String::from_utf8_lossy(error.as_bytes()).into_owned();
+                doc.raw = Some(error.into_bytes());
+            }
+        }
         line.heredocs.push(doc);
     }
     line.last = reader.number();
