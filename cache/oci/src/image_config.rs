@@ -2,7 +2,11 @@
 //!
 //! Fields we do not know are kept, so that an image that is only `FROM x` has x's config. Written with the keys
 //! of the outermost object sorted and the rest in Go's order, compact: what BuildKit's exporter writes.
-use crate::{DiffId, Platform, descriptor::null_is_default, manifest::go_json};
+use crate::{
+    DiffId, Platform,
+    descriptor::null_is_default,
+    manifest::{go_json, none_is_null},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -183,7 +187,11 @@ pub struct RootFs {
     #[serde(rename = "type", default)]
     pub kind: String,
     /// The layers, bottom first.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        serialize_with = "none_is_null"
+    )]
     pub diff_ids: Vec<DiffId>,
 }
 

@@ -35,7 +35,11 @@ pub struct Manifest {
     /// The image config.
     pub config: Descriptor,
     /// The layers, bottom first; Go prints none as `null`, which is read as none.
-    #[serde(default, deserialize_with = "null_is_default")]
+    #[serde(
+        default,
+        deserialize_with = "null_is_default",
+        serialize_with = "none_is_null"
+    )]
     pub layers: Vec<Descriptor>,
     /// The manifest this one refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -232,6 +236,17 @@ impl Index {
     /// The bytes BuildKit would write: two-space indent, Go's escapes.
     pub fn to_json(&self) -> Vec<u8> {
         go_json(self, true)
+    }
+}
+
+/// An empty list as Go prints one that was never made.
+pub(crate) fn none_is_null<T: Serialize, S: serde::Serializer>(
+    list: &[T],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    match list {
+        [] => serializer.serialize_none(),
+        list => serializer.collect_seq(list),
     }
 }
 

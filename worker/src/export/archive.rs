@@ -115,7 +115,8 @@ fn write(
         let size = file.metadata().map_err(failed(&path))?.len();
         out.add(&path, size, &mut file).map_err(failed(&path))?;
     }
-    let index = index(built, attrs).to_json();
+    // Compact, unlike the documents it names.
+    let index = oci::go_json(&index(built, attrs), false);
     let mut documents = vec![("index.json", index)];
     if for_docker {
         documents.push(("manifest.json", docker_table(built, attrs)));

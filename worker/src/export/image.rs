@@ -48,6 +48,11 @@ pub(super) struct BuiltImage {
     pub(super) is_index: bool,
 }
 
+/// The annotation of a layer whose times were rewritten: to which epoch.
+const REWRITTEN: &str = "buildkit/rewritten-timestamp";
+/// When an image was made, in the answer and in the table of contents of an archive.
+const CREATED: &str = "org.opencontainers.image.created";
+
 /// Packs layers and writes config, manifest and index.
 pub(super) async fn build(
     worker: &Worker,
@@ -75,7 +80,10 @@ pub(super) async fn build(
     }
     let is_index = source.is_index || manifests.len() > 1;
     let target = match &manifests[..] {
-        [only] if !is_index => only.descriptor.clone(),
+        [only] if !is_index => Descriptor {
+            platform: source.platforms.first().map(|platform| platform.platform.clone()),
+            ..only.descriptor.clone()
+        },
         all => index(&worker.cache, source, all, attrs, sink)?,
     };
     Ok(BuiltImage {
@@ -225,7 +233,11 @@ async fn rewrite(
         let diff_id = rewritten.map_err(|_| ExportError::Thread)??;
         let packed = packed?;
         packed.out.commit(packed.digest)?;
-        let descriptor = Descriptor::new(choice.kind.layer_media_type(is_oci), packed.digest, packed.size);
+        let mut descriptor =
+            Descriptor::new(choice.kind.layer_media_type(is_oci), packed.digest, packed.size);
+        descriptor
+            .annotations
+            .insert(REWRITTEN.to_owned(), epoch.to_string());
         Ok(BuiltLayer {
             descriptor,
             diff_id,
@@ -259,6 +271,18 @@ impl BuiltImage {
             .filter_map(|layer| layer.stored.as_ref());
         try_join_all(stored.map(|layer| cache.ensure_blob(&layer.layer, &layer.descriptor, meter))).await?;
         Ok(())
+    }
+
+    /// Says when the image was made, as archives do.
+    pub(super) fn stamp(&mut self, source: &Source, attrs: &Attrs) {
+        let platforms = source.platforms.iter();
+        let epoch = attrs
+            .epoch
+            .or_else(|| platforms.filter_map(|platform| platform.epoch).next());
+        let time = epoch.and_then(|seconds| jiff::Timestamp::from_second(seconds).ok());
+        let time = time.unwrap_or_else(jiff::Timestamp::now);
+        let text = time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+        self.target.annotations.entry(CREATED.to_owned()).or_insert(text);
     }
 
     /// What to answer.

@@ -198,7 +198,8 @@ async fn give(
         }
         Kind::Oci | Kind::Docker => {
             let dest = dest.ok_or(ExportError::NoDestination)?;
-            let built = image::build(worker, source, &attrs, sink).await?;
+            let mut built = image::build(worker, source, &attrs, sink).await?;
+            built.stamp(source, &attrs);
             let done = built.done(&attrs);
             match dest {
                 Dest::Caller => archive::give_blobs(worker, session, &built, sink).await?,
