@@ -107,7 +107,11 @@ impl TreeIndex {
         entries: impl IntoIterator<Item = (Entry, Option<HeaderDigest>)>,
     ) -> Result<Self, super::LayerError> {
         let mut tree = super::builder::Assembly::default();
-        let root = Entry::dir(RootPath::root(), 0o755);
+        // A folder made as a copy of the context's root is as new as the context's copy would be with BuildKit.
+        let root = Entry {
+            mtime: Timestamp::now(),
+            ..Entry::dir(RootPath::root(), 0o755)
+        };
         tree.push(
             &root.path,
             Some(&root),

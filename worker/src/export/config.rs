@@ -19,13 +19,21 @@ pub(super) fn complete(
     layers: &[LayerBlob],
     diff_ids: Vec<DiffId>,
     epoch: Option<i64>,
+    base: &[History],
 ) {
     let times: Vec<String> = layers.iter().map(|layer| text(layer.created)).collect();
     fit_history(&mut config.history, &times);
     fill_times(&mut config.history);
     let epoch = epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
     if let Some(epoch) = epoch {
-        for entry in &mut config.history {
+        // What the base image says of itself stays as it is.
+        let same = config
+            .history
+            .iter()
+            .zip(base)
+            .take_while(|(entry, base)| entry == base)
+            .count();
+        for entry in &mut config.history[same..] {
             if entry
                 .created
                 .as_ref()
@@ -34,8 +42,12 @@ pub(super) fn complete(
                 entry.created = Some(epoch.to_string());
             }
         }
-        config.created = Some(epoch.to_string());
-    } else if config.created.is_none() {
+        let is_later = |created: &String| created.parse::<Timestamp>().is_ok_and(|time| time > epoch);
+        if config.created.as_ref().is_some_and(is_later) {
+            config.created = Some(epoch.to_string());
+        }
+    }
+    if config.created.is_none() {
         config.created = config
             .history
             .iter()

@@ -153,7 +153,15 @@ async fn one(
         _ => stored.iter().map(|layer| unchanged(layer, attrs)).collect(),
     };
     let diff_ids = layers.iter().map(|layer| layer.diff_id).collect();
-    config::complete(&mut config, &stored, diff_ids, epoch);
+    let base = match &platform.base_config {
+        Some(base) => {
+            ImageConfig::parse(base)
+                .map_err(|error| invalid(error.to_string()))?
+                .history
+        }
+        None => Vec::new(),
+    };
+    config::complete(&mut config, &stored, diff_ids, epoch, &base);
     let config_bytes = config.to_json();
     cache.content().put(&config_bytes)?;
     let (manifest_type, config_type) = if attrs.is_oci {
