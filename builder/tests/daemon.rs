@@ -416,11 +416,8 @@ async fn errors_carry_the_lines_of_the_dockerfile() {
     );
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_wrong_or_not_there_yet_is_refused_by_name() {
-    let folder = tempfile::tempdir().expect("a folder");
-    let daemon = Daemon::start(folder.path());
-    let client = daemon.client().await;
+/// Requests a daemon must refuse, with the code and words of the answer.
+fn refused() -> Vec<(SolveRequest, Code, &'static str)> {
     let exporter = |kind: &str| Exporter {
         r#type: kind.into(),
         attrs: BTreeMap::new(),
@@ -440,7 +437,7 @@ async fn what_is_wrong_or_not_there_yet_is_refused_by_name() {
         }],
         ..api::control::CacheOptions::default()
     };
-    let cases = [
+    vec![
         (base(""), Code::InvalidArgument, "no ref"),
         (
             SolveRequest {
@@ -514,8 +511,15 @@ async fn what_is_wrong_or_not_there_yet_is_refused_by_name() {
             Code::Unimplemented,
             "proxy",
         ),
-    ];
-    for (request, code, text) in cases {
+    ]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_wrong_or_not_there_yet_is_refused_by_name() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let client = daemon.client().await;
+    for (request, code, text) in refused() {
         let id = request.r#ref.clone();
         let status = client.control().solve(request).await.expect_err(&id);
         assert_eq!(status.code(), code, "{id}: {}", status.message());
