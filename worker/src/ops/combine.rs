@@ -75,13 +75,22 @@ impl Op<ImmutableRef> for CombineOp {
             llb::Op::Diff(diff) => {
                 let side = |index: Option<u32>| index.map_or_else(|| Ok(cache.scratch()), input);
                 let (lower, upper) = (side(diff.lower)?, side(diff.upper)?);
-                let made = cache.suffix(&lower, &upper, &info).map_err(cache_error)?;
-                let made = made.ok_or_else(|| {
-                    OpError::user(
-                        "a diff of two results is supported only where the first is the bottom of the second",
-                    )
-                })?;
-                Ok(vec![made])
+                if let Some(made) = cache.suffix(&lower, &upper, &info).map_err(cache_error)? {
+                    return Ok(vec![made]);
+                }
+                let meter = SinkMeter::shared(ctx.progress.clone());
+                let (below, above) = (
+                    lower.view(&meter).await.map_err(cache_error)?,
+                    upper.view(&meter).await.map_err(cache_error)?,
+                );
+                let store = cache.clone();
+                let compared = tokio::task::spawn_blocking(move || {
+                    let ingest = store.content().ingest()?;
+                    let (ingest, layer) = cache::layer::diff_views(&below, &above, ingest)?;
+                    store.add_tar_layer(&store.scratch(), ingest, layer, info)
+                });
+                let made = ctx.unless_canceled(compared).await?.map_err(OpError::internal)?;
+                Ok(vec![made.map_err(cache_error)?])
             }
             llb::Op::Passthrough(pass) => pass.outputs.iter().map(|index| input(*index)).collect(),
             _ => Err(OpError::internal("no op that combines refs")),
