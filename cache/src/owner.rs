@@ -1,10 +1,12 @@
 //! Who is using the store: one locked file per process, one lease per build.
 //!
 //! ```text
-//! locks/owner-<start>-<pid>   held by flock while the process lives; whoever can lock it knows it is dead
+//! locks/owner-<start>-<pid>   held by flock while the process lives; whoever can lock it knows it is dead;
+//!                             its time of change says since when what the process uses must stay
 //! ```
 //!
-//! Whatever a live process has used since it began, or a build since its lease began, gc leaves alone. A record is
+//! Whatever a build has used since its lease began, gc leaves alone; and what a process that had no lease yet has used
+//! since it began. A daemon between builds holds nothing back. A record is
 //! marked used before its name is told to anyone, so nothing in use can look unused.
 use crate::{
     clock,
@@ -18,6 +20,7 @@ use std::{
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::{Duration, SystemTime},
 };
 
 /// This process, as the other users of the store see it.
@@ -26,7 +29,7 @@ pub(crate) struct Owner {
     folder: PathBuf,
     name: String,
     path: PathBuf,
-    _lock: File,
+    lock: File,
     leases: Mutex<BTreeMap<(i64, u64), ()>>,
 }
 
@@ -39,7 +42,10 @@ pub struct Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        self.owner.leases.lock().remove(&self.key);
+        let mut leases = self.owner.leases.lock();
+        leases.remove(&self.key);
+        let oldest = leases.first_key_value().map(|(key, ())| key.0);
+        self.owner.publish(oldest);
     }
 }
 
@@ -64,7 +70,7 @@ impl Owner {
                     folder,
                     name,
                     path,
-                    _lock: lock,
+                    lock,
                     leases: Mutex::default(),
                 });
             }
@@ -81,6 +87,9 @@ impl Owner {
         let mut leases = self.leases.lock();
         let start = clock::now();
         let number = leases.last_key_value().map_or(0, |(key, ())| key.1 + 1);
+        if leases.is_empty() {
+            self.publish(Some(start));
+        }
         leases.insert((start, number), ());
         Lease {
             owner: self.clone(),
@@ -104,9 +113,7 @@ impl Owner {
             if name == self.name {
                 continue;
             }
-            let start = name
-                .split_once('-')
-                .and_then(|(start, _)| start.parse::<i64>().ok());
+            let start = published(&entry.path());
             match is_dead(&entry.path()) {
                 Ok(true) => dead.push(name.to_owned()),
                 // Neither to be opened nor removed: somebody else's business, and alive as far as we know.
@@ -114,6 +121,18 @@ impl Owner {
             }
         }
         Ok((since, dead))
+    }
+
+    /// Tells other processes since when what this one uses must stay; `None`: it uses nothing.
+    fn publish(&self, since: Option<i64>) {
+        let time = match since {
+            Some(since) => clock::time(since),
+            None => SystemTime::UNIX_EPOCH + NEVER,
+        };
+        // An older time stays then, which holds back more than it must.
+        if let Err(error) = self.lock.set_times(fs::FileTimes::new().set_modified(time)) {
+            tracing::warn!(%error, "gc of other processes will keep more than it must");
+        }
     }
 
     /// Forgets a dead process, after its files were removed.
@@ -128,6 +147,15 @@ impl Drop for Owner {
         // Left behind, it would be found dead and removed by the next.
         let _ = fs::remove_file(&self.path);
     }
+}
+
+/// A time no build begins after.
+const NEVER: Duration = Duration::from_secs(1 << 33);
+
+/// Since when what the process of this file uses must stay; a moment earlier, as file systems round times.
+fn published(path: &Path) -> Option<i64> {
+    let changed = fs::metadata(path).and_then(|data| data.modified()).ok()?;
+    Some(clock::stored(changed.checked_sub(Duration::from_millis(20))?))
 }
 
 fn is_dead(path: &Path) -> io::Result<bool> {
@@ -153,4 +181,36 @@ pub(crate) fn lock_file(path: &Path) -> Result<File> {
         .map_err(CacheError::io("open", path))?;
     flock(&file, FlockOperation::LockExclusive).map_err(|e| CacheError::io("lock", path)(e.into()))?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_open_leases_hold_back() {
+        let root = tempfile::tempdir().expect("a folder");
+        let owner = || Arc::new(Owner::announce(root.path()).expect("announced"));
+        let (daemon, other) = (owner(), owner());
+        let since = || other.protected_since().expect("readable").0;
+        let before = clock::now();
+        assert!(
+            since() < before,
+            "a process without leases yet is protected from its start"
+        );
+        let first = daemon.lease();
+        let between = clock::now();
+        std::thread::sleep(Duration::from_millis(50));
+        let second = daemon.lease();
+        assert!(since() <= between);
+        drop(first);
+        assert!(since() > between, "the second lease began later");
+        assert!(since() <= second.key.0);
+        drop(second);
+        let now = clock::now();
+        assert!(since() >= now, "between builds nothing is held back");
+        let _again = daemon.lease();
+        let now = clock::now();
+        assert!(since() <= now);
+    }
 }

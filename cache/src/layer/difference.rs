@@ -304,15 +304,15 @@ mod tests {
         assert_eq!(
             names,
             [
-                "+a",
-                "+a/changed",
-                "-a/gone",
-                "+a/new",
-                "-b",
-                "+dir-to-file",
-                "+file-to-dir",
-                "+file-to-dir/x",
-                "+untouched"
+                "+/a",
+                "+/a/changed",
+                "-/a/gone",
+                "+/a/new",
+                "-/b",
+                "+/dir-to-file",
+                "+/file-to-dir",
+                "+/file-to-dir/x",
+                "+/untouched"
             ]
         );
         assert_eq!(picture(&lower.with_layer(made)), picture(&upper));
