@@ -94,6 +94,8 @@ pub enum DockerfileSource {
     },
     /// The text itself: it came on stdin or from an address.
     Text(Vec<u8>),
+    /// An http(s) address; fetched before the build, and [`DockerfileSource::Text`] from then on.
+    Address(String),
 }
 
 /// One `--build-context`.
@@ -245,7 +247,7 @@ impl BuildRequest {
         let mut set = |key: &str, value: String| attrs.insert(key.to_owned(), value);
         let filename = match &self.dockerfile {
             DockerfileSource::InContext(name) | DockerfileSource::File { name, .. } => name.as_str(),
-            DockerfileSource::Text(_) => "Dockerfile",
+            DockerfileSource::Text(_) | DockerfileSource::Address(_) => "Dockerfile",
         };
         set("filename", filename.to_owned());
         match &self.context {

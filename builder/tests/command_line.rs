@@ -57,7 +57,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
         "--cache-to=type=inline",
         "--cache-from=x",
         "--sbom=true",
-        "--addr=unix:///x",
         "--call=check",
     ] {
         let output = builder(&["build", flag, "."]);
@@ -80,4 +79,54 @@ fn commands_that_do_not_exist_are_refused_with_a_suggestion() {
         "{}",
         text(&output.stderr)
     );
+}
+
+#[test]
+fn a_dockerfile_is_fetched_from_its_address() {
+    use std::io::{Read, Write};
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = listener.local_addr().expect("it has one");
+    // Serves one text at every path but one, until the test ends.
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream = stream;
+            let mut request = [0; 4096];
+            let read = stream.read(&mut request).unwrap_or(0);
+            let is_missing = text(&request[..read]).contains("/missing");
+            let body = "FROM scratch\nCOPY file /from-address\n";
+            let answer = match is_missing {
+                true => "HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n".to_owned(),
+                false => format!(
+                    "HTTP/1.1 200 OK\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                    body.len()
+                ),
+            };
+            let _ = stream.write_all(answer.as_bytes());
+        }
+    });
+    let folder = tempfile::tempdir().expect("a folder");
+    let context = folder.path().join("context");
+    std::fs::create_dir(&context).expect("made");
+    std::fs::write(context.join("file"), "content").expect("written");
+    let out = folder.path().join("out");
+    let build = |path: &str| {
+        let root = folder.path().join("root");
+        let file = format!("http://{address}/{path}");
+        let (root, context, out) = (
+            root.display().to_string(),
+            context.display().to_string(),
+            out.display().to_string(),
+        );
+        builder(&["--root", &root, "build", "-f", &file, "-o", &out, &context])
+    };
+    let built = build("some/Dockerfile");
+    assert_eq!(built.status.code(), Some(0), "{}", text(&built.stderr));
+    assert_eq!(
+        std::fs::read(out.join("from-address")).expect("built"),
+        b"content"
+    );
+    let missing = build("missing");
+    assert_ne!(missing.status.code(), Some(0));
+    let said = text(&missing.stderr);
+    assert!(said.contains("/missing") && said.contains("404"), "{said}");
 }

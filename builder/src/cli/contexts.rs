@@ -32,12 +32,6 @@ pub(super) fn find(context: &str, file: Option<&str>, stdin: impl Read + Send + 
     if context == "-" {
         return from_stdin(file, stdin);
     }
-    if let Some(address) = file.filter(|file| is_http(file)) {
-        return Err(UsageError::new(format!(
-            "--file {address}: fetching a Dockerfile is not supported"
-        ))
-        .hint("download it first, or give the address as the context"));
-    }
     let on_stdin = match file {
         Some("-") => Some(read_dockerfile(stdin)?),
         _ => None,
@@ -45,7 +39,10 @@ pub(super) fn find(context: &str, file: Option<&str>, stdin: impl Read + Send + 
     if is_remote(context) {
         let dockerfile = match on_stdin {
             Some(text) => DockerfileSource::Text(text),
-            None => DockerfileSource::InContext(file.unwrap_or("Dockerfile").to_owned()),
+            None => match file {
+                Some(address) if is_http(address) => DockerfileSource::Address(address.to_owned()),
+                name => DockerfileSource::InContext(name.unwrap_or("Dockerfile").to_owned()),
+            },
         };
         return Ok(Found {
             context: ContextSource::Remote(context.to_owned()),
@@ -54,9 +51,10 @@ pub(super) fn find(context: &str, file: Option<&str>, stdin: impl Read + Send + 
         });
     }
     let folder = directory("context", context)?;
-    let dockerfile = match on_stdin {
-        Some(text) => DockerfileSource::Text(text),
-        None => dockerfile_of(&folder, file)?,
+    let dockerfile = match (on_stdin, file) {
+        (Some(text), _) => DockerfileSource::Text(text),
+        (None, Some(address)) if is_http(address) => DockerfileSource::Address(address.to_owned()),
+        (None, file) => dockerfile_of(&folder, file)?,
     };
     Ok(Found {
         context: ContextSource::Directory(folder),

@@ -14,7 +14,7 @@ use super::store::{open_store, registry};
 use crate::build::{self, BuildError, Engine, Outcome};
 use crate::config::Config;
 use crate::progress::{Kind, Look, Screen};
-use crate::request::BuildRequest;
+use crate::request::{BuildRequest, DockerfileSource};
 use cache::Cache;
 use session::{Caller, SessionId};
 use solver::Solver;
@@ -43,9 +43,17 @@ pub fn build(config: &Config, request: BuildRequest, setting: Setting) -> Result
     runtime()?.block_on(run(config, request, setting))
 }
 
-async fn run(config: &Config, request: BuildRequest, setting: Setting) -> Result<Outcome, BuildError> {
+async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Result<Outcome, BuildError> {
     let signals = Signals::listen().map_err(|error| machine("listen for signals", error))?;
     let engine = open(config, setting.oci_runtime)?;
+    if let DockerfileSource::Address(address) = &request.dockerfile {
+        let text = tokio::select! {
+            biased;
+            signal = signals.received() => return Err(BuildError::Cancelled { signal }),
+            text = fetch(&engine, address) => text?,
+        };
+        request.dockerfile = DockerfileSource::Text(text);
+    }
     let id = new_id().map_err(|error| machine("make an id", error))?;
     let offer = offer(config, SessionId::new(&id), &request, setting.stdin)?;
     let caller: Arc<dyn Caller> = offer.caller.clone();
@@ -67,6 +75,47 @@ async fn run(config: &Config, request: BuildRequest, setting: Setting) -> Result
     outcome.summary = summary;
     files::write(&request, &id, &outcome)?;
     Ok(outcome)
+}
+
+/// A Dockerfile from an http address, checked against what is kept of it from last time as any http source is.
+async fn fetch(engine: &Engine, address: &str) -> Result<Vec<u8>, BuildError> {
+    const NAME: &str = "Dockerfile";
+    let source = llb::state::HttpSource {
+        url: address.to_owned(),
+        filename: NAME.to_owned(),
+        ..llb::state::HttpSource::default()
+    };
+    let wrong = |error: llb::Error| machine(&format!("fetch {address}"), error);
+    let constraints = llb::state::Constraints::default()
+        .named(format!("[internal] load remote build definition {address}"));
+    let definition = llb::state::marshal(&source.state(constraints)).map_err(wrong)?;
+    let caller: Arc<dyn Caller> = Arc::new(session::LocalCaller::new(
+        SessionId::new("fetch"),
+        session::LocalOptions::default(),
+    ));
+    let session = Arc::new(Session::new(
+        caller,
+        &engine.cache,
+        worker::Entitlements::default(),
+    ));
+    let job = engine.solver.job("fetch", session.clone());
+    let bridge = build::Bridge {
+        engine,
+        job: &job,
+        session,
+        definition_step: String::new(),
+    };
+    let read =
+        frontend::Gateway::read_files(&bridge, &definition, &[frontend::FileRequest::whole(NAME)]).await;
+    job.stop().await;
+    let files = read.map_err(|error| machine(&format!("fetch the Dockerfile from {address}"), error))?;
+    let text = files.into_iter().next().flatten();
+    text.ok_or_else(|| {
+        machine(
+            &format!("fetch the Dockerfile from {address}"),
+            "the answer is empty",
+        )
+    })
 }
 
 /// The engine of this process: store, worker and solver.

@@ -56,6 +56,12 @@ pub(super) fn offer(
                 .insert(LOCAL_DOCKERFILE.into(), folder.path().to_owned());
             folders.push(folder);
         }
+        DockerfileSource::Address(address) => {
+            return Err(BuildError::Machine {
+                doing: format!("fetch {address}"),
+                reason: "not supported on a daemon (--addr): download the file first".into(),
+            });
+        }
         // Daemons look for it beneath a name of its own, wherever it lies.
         DockerfileSource::InContext(_) => {
             if let ContextSource::Directory(path) = &request.context {
