@@ -55,6 +55,8 @@ pub struct BuildRequest {
     pub ssh: BTreeMap<String, SshSource>,
     /// `--allow`.
     pub entitlements: Entitlements,
+    /// `--allow device[=NAME]`, without `device=`; an empty one means all.
+    pub devices: Vec<String>,
     /// `--output`, `--push`, `--load`; never empty unless nothing is to be kept.
     pub outputs: Vec<Output>,
     /// The socket of the Docker daemon that `--load` means.

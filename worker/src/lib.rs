@@ -18,11 +18,13 @@ mod mounts;
 mod emulation;
 mod executor;
 mod process;
+mod cdi;
 mod ops;
 pub mod container;
 pub mod export;
 pub mod explain;
 
+pub use cdi::{DeviceError, DeviceGrants, InvalidGrant};
 pub use meter::SinkMeter;
 pub use network::resolv_conf;
 pub use ops::exec::ExitError;

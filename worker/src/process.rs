@@ -4,7 +4,7 @@
 //! |---|---|
 //! | env, proxies, secrets, the image's user | environment with `PATH` and `HOME` |
 //! | ulimits, linux resources | limits of processes, limits of the group |
-//! | network, security, devices | checked against what the build may do |
+//! | network, security | checked against what the build may do |
 use crate::Session;
 use llb::{
     LinuxResources,
@@ -20,14 +20,8 @@ const DEFAULT_HOSTNAME: &str = "buildkitsandbox";
 
 /// Refuses what this build was not allowed. Every way to a process passes here.
 pub(crate) fn check_entitlements(op: &ExecOp, session: &Session) -> Result<(), OpError> {
-    check_modes(op.network, op.security, session)?;
-    if let Some(device) = op.cdi_devices.iter().find(|device| !device.optional) {
-        return Err(OpError::user(format!(
-            "devices are not supported yet: {}",
-            device.name
-        )));
-    }
-    Ok(())
+    // Devices are checked when it is known which they are, in `cdi`.
+    check_modes(op.network, op.security, session)
 }
 
 /// The part of it that is about network and security.

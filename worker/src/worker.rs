@@ -22,6 +22,7 @@ use session::{Caller, RegistryCredential};
 use solver::progress::Sink;
 use solver::{OpContext, OpError};
 
+use crate::cdi::DeviceGrants;
 use crate::executor::{Executor, RunError, room};
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +37,8 @@ pub struct Options {
     pub oci_runtime: Option<PathBuf>,
     /// What this machine is: the platform of ops that name none.
     pub platform: Platform,
+    /// Where devices are described (CDI); what lies in a later one wins.
+    pub cdi_directories: Vec<PathBuf>,
 }
 
 impl Default for Options {
@@ -43,6 +46,9 @@ impl Default for Options {
         Self {
             oci_runtime: None,
             platform: Platform::host(),
+            cdi_directories: ["/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"]
+                .map(PathBuf::from)
+                .into(),
         }
     }
 }
@@ -244,6 +250,7 @@ pub struct Session {
     caller: Arc<dyn Caller>,
     registry: std::sync::OnceLock<Registry>,
     entitlements: Entitlements,
+    devices: DeviceGrants,
     notes: crate::explain::Notes,
     /// Keeps what the build uses from gc.
     _lease: cache::Lease,
@@ -265,6 +272,7 @@ impl Session {
             caller,
             registry: std::sync::OnceLock::new(),
             entitlements,
+            devices: DeviceGrants::default(),
             notes: <_>::default(),
             _lease: cache.lease(),
         }
@@ -278,6 +286,17 @@ impl Session {
     /// What its copies took from contexts.
     pub fn notes(&self) -> &crate::explain::Notes {
         &self.notes
+    }
+
+    /// The same, for a build that may use these devices.
+    #[must_use]
+    pub fn with_devices(self, devices: DeviceGrants) -> Session {
+        Session { devices, ..self }
+    }
+
+    /// Which devices the build may use.
+    pub fn devices(&self) -> &DeviceGrants {
+        &self.devices
     }
 
     /// What the build may do.

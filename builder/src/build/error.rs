@@ -134,7 +134,7 @@ fn lines_of_place(place: &solver::Place) -> Lines {
 
 /// Hints for failures everybody meets once.
 fn hint_of_step(text: &str) -> Option<String> {
-    const HINTS: [(&str, &str); 6] = [
+    const HINTS: [(&str, &str); 7] = [
         (
             "exit code: 127",
             "a command was not found: is it installed in this stage, and on PATH?",
@@ -152,6 +152,10 @@ fn hint_of_step(text: &str) -> Option<String> {
             "without root there is one user only, unless there are newuidmap (package uidmap) and a range of ids for you in \
              /etc/subuid and /etc/subgid; builder doctor says more",
         ),
+        (
+            "requested by the build but not allowed",
+            "if you trust this Dockerfile, add --allow device, or --allow device=NAME for one",
+        ),
         ("secret", "offer it with --secret id=ID,src=FILE"),
         (
             "ssh",
@@ -160,6 +164,7 @@ fn hint_of_step(text: &str) -> Option<String> {
     ];
     let found = HINTS.iter().find(|(sign, _)| match *sign {
         "secret" | "ssh" => text.contains(sign) && text.contains("not found"),
+        "requested by the build but not allowed" => text.contains(sign),
         "become user" => text.contains("become user") && text.ends_with("(os error 22)"),
         sign => text.ends_with(sign),
     });

@@ -153,6 +153,7 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
             .map(|value| values::ssh(value, environment))
             .collect::<Result<_, _>>()?,
         entitlements: values::entitlements(&flags.allow)?,
+        devices: values::devices(&flags.allow)?,
         outputs,
         docker_socket: environment.docker_socket(),
         image_id_file: flags.iidfile.clone(),

@@ -84,7 +84,7 @@ pub struct BuildFlags {
     /// The network of RUN: default (its own), host or none
     #[arg(long, value_name = "MODE", default_value = "default", help_heading = LIMITS)]
     pub network: String,
-    /// Allow network.host or security.insecure
+    /// Allow network.host, security.insecure or device[=NAME[,alias=NAME]]
     #[arg(long, value_name = "ENTITLEMENT", help_heading = LIMITS)]
     pub allow: Vec<String>,
     /// Size of /dev/shm

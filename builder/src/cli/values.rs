@@ -176,15 +176,13 @@ pub(super) fn network(value: &str) -> Result<NetworkMode> {
 /// `--allow`.
 pub(super) fn entitlements(values: &[String]) -> Result<Entitlements> {
     let mut allowed = Entitlements::default();
-    for value in values.iter().flat_map(|value| value.split(',')) {
+    // Names of devices may have commas of their own.
+    let others = values.iter().filter(|value| device(value).is_none());
+    for value in others.flat_map(|value| value.split(',')) {
         match value.trim() {
             "network.host" => allowed.network_host = true,
             "security.insecure" => allowed.security_insecure = true,
-            device if device == "device" || device.starts_with("device=") => {
-                return Err(UsageError::new(format!(
-                    "--allow {device}: devices in steps are not supported yet"
-                )));
-            }
+            "device" => {}
             // What buildx asks before it deletes or reads files of the client is not asked here.
             _ if value.starts_with("buildx.local.") || value.starts_with("fs") => {
                 return Err(UsageError::new(format!(
@@ -193,12 +191,39 @@ pub(super) fn entitlements(values: &[String]) -> Result<Entitlements> {
             }
             _ => {
                 return Err(UsageError::new(format!(
-                    "--allow {value}: unknown; known are network.host and security.insecure"
+                    "--allow {value}: unknown; known are network.host, security.insecure and device[=NAME]"
                 )));
             }
         }
     }
     Ok(allowed)
+}
+
+/// What stands behind `device=` in `--allow`; nothing behind `device` alone.
+fn device(value: &str) -> Option<&str> {
+    match value.trim().strip_prefix("device")? {
+        "" => Some(""),
+        rest => rest.strip_prefix('='),
+    }
+}
+
+/// The devices of `--allow`.
+pub(super) fn devices(values: &[String]) -> Result<Vec<String>> {
+    let mut devices: Vec<String> = values
+        .iter()
+        .filter_map(|value| device(value))
+        .map(str::to_owned)
+        .collect();
+    let among_others = |value: &&String| value.split(',').any(|word| word.trim() == "device");
+    if devices.is_empty() && values.iter().find(among_others).is_some() {
+        devices.push(String::new());
+    }
+    for name in &devices {
+        worker::DeviceGrants::default()
+            .add(name)
+            .map_err(|error| UsageError::new(format!("--allow device={name}: {error}")))?;
+    }
+    Ok(devices)
 }
 
 /// Names of limits the kernel knows.

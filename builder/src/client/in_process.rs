@@ -57,7 +57,8 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     let id = new_id().map_err(|error| machine("make an id", error))?;
     let offer = offer(config, SessionId::new(&id), &request, setting.stdin)?;
     let caller: Arc<dyn Caller> = offer.caller.clone();
-    let session = Arc::new(Session::new(caller, &engine.cache, entitlements(&request)));
+    let session = Session::new(caller, &engine.cache, entitlements(&request));
+    let session = Arc::new(session.with_devices(devices(&request)?));
     let job = engine.solver.job(&id, session.clone());
     let screen = Screen::start(job.progress(), setting.kind, setting.look)
         .map_err(|error| machine("start the progress display", error))?;
@@ -128,6 +129,13 @@ pub fn open(config: &Config, oci_runtime: Option<PathBuf>) -> Result<Engine, Bui
         oci_runtime,
         ..worker::Options::default()
     };
+    let options = match &config.file.cdi.spec_dirs {
+        Some(directories) => worker::Options {
+            cdi_directories: directories.clone(),
+            ..options
+        },
+        None => options,
+    };
     let worker = Worker::new(cache.clone(), registry(config)?, options);
     let options = solver::Options {
         max_parallelism: parallelism(config),
@@ -158,6 +166,16 @@ fn entitlements(request: &BuildRequest) -> worker::Entitlements {
         network_host: request.entitlements.network_host,
         security_insecure: request.entitlements.security_insecure,
     }
+}
+
+fn devices(request: &BuildRequest) -> Result<worker::DeviceGrants, BuildError> {
+    let mut grants = worker::DeviceGrants::default();
+    for name in &request.devices {
+        grants
+            .add(name)
+            .map_err(|error| machine("allow a device", error))?;
+    }
+    Ok(grants)
 }
 
 /// As configured, else without limit: steps wait for networks and each other more than for processors.

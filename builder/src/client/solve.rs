@@ -162,6 +162,10 @@ fn wire_request(request: &BuildRequest, id: &str, session: &str) -> SolveRequest
     if request.entitlements.security_insecure {
         entitlements.push("security.insecure".to_owned());
     }
+    entitlements.extend(request.devices.iter().map(|name| match name.as_str() {
+        "" => "device".to_owned(),
+        name => format!("device={name}"),
+    }));
     // Older daemons read the first output from here.
     let first = exporters.first().cloned().unwrap_or_default();
     SolveRequest {

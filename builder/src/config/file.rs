@@ -14,6 +14,9 @@
 //! max-parallelism = 4                      # steps at once; default: the number of processors
 //! oci-runtime = "/usr/bin/crun"            # runs steps instead of the built-in executor
 //!
+//! [cdi]
+//! spec-dirs = ["/etc/cdi", "/var/run/cdi"]  # where devices for RUN --device are described
+//!
 //! [gc]
 //! max-used-space = "100GB"                 # the ceiling of the store
 //! ```
@@ -34,6 +37,8 @@ pub struct ConfigFile {
     pub worker: WorkerFile,
     /// How large the store may get.
     pub gc: GcFile,
+    /// Devices for steps.
+    pub cdi: CdiFile,
 }
 
 /// One registry.
@@ -58,6 +63,14 @@ pub struct WorkerFile {
     pub max_parallelism: Option<usize>,
     /// An OCI runtime to run steps by.
     pub oci_runtime: Option<PathBuf>,
+}
+
+/// Devices for steps.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct CdiFile {
+    /// Where they are described; what lies in a later directory wins.
+    pub spec_dirs: Option<Vec<PathBuf>>,
 }
 
 /// How large the store may get.

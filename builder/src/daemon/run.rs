@@ -119,7 +119,8 @@ impl Runner {
             network_host: allowed.network_host,
             security_insecure: allowed.security_insecure,
         };
-        let session = Arc::new(Session::new(caller, &self.engine.cache, granted));
+        let session = Session::new(caller, &self.engine.cache, granted);
+        let session = Arc::new(session.with_devices(devices(&request.entitlements)?));
         let job = self.engine.solver.job(&request.id, session.clone());
         let build = Build::new(request.id.clone(), job, session, log, request.inputs.clone());
         Ok((Arc::new(build), running))
@@ -275,6 +276,8 @@ impl Runner {
             let (place, is_allowed) = match name.as_str() {
                 "network.host" => (&mut granted.network_host, self.allowed.network_host),
                 "security.insecure" => (&mut granted.security_insecure, self.allowed.security_insecure),
+                // Which devices there are is the administrator's word already.
+                name if name == "device" || name.starts_with("device=") => continue,
                 other => {
                     let message = format!("invalid entitlement: {other}");
                     return Err(Failure::new(Code::Unknown, message));
@@ -306,6 +309,21 @@ impl Runner {
             security_insecure: granted.security_insecure,
         }
     }
+}
+
+/// The devices among what is asked for.
+fn devices(asked: &[String]) -> Result<worker::DeviceGrants, Failure> {
+    let mut grants = worker::DeviceGrants::default();
+    let names = asked.iter().filter_map(|name| match name.as_str() {
+        "device" => Some(""),
+        name => name.strip_prefix("device="),
+    });
+    for name in names {
+        grants
+            .add(name)
+            .map_err(|error| Failure::new(Code::InvalidArgument, error.to_string()))?;
+    }
+    Ok(grants)
 }
 
 /// Solves refs, all at once.

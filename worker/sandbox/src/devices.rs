@@ -12,6 +12,7 @@ use rustix::mount::MountAttrFlags;
 
 use crate::error::Step;
 use crate::filesystem::{self, FsOption};
+use crate::spec::{DeviceKind, DeviceNode};
 use crate::wire::{During, Failure};
 
 /// How devices are confined.
@@ -157,8 +158,10 @@ pub(crate) fn terminals() -> Result<OwnedFd, Failure> {
 }
 
 /// The program that decides which device a step may open, as the kernel runs it for a cgroup: 8 bytes each.
-/// Making any node is allowed; opening null, zero, full, random, urandom, tty, console, ptmx and terminals.
-pub(crate) fn program() -> Vec<u64> {
+/// Making any node is allowed; opening null, zero, full, random, urandom, tty, console, ptmx, terminals and `more`.
+pub(crate) fn program(more: &[DeviceNode]) -> Vec<u64> {
+    const READ: i32 = 2;
+    const WRITE: i32 = 4;
     const ACCESS: u8 = 2;
     const MAJOR: u8 = 3;
     const MINOR: u8 = 4;
@@ -179,6 +182,19 @@ pub(crate) fn program() -> Vec<u64> {
     code.push(instruction(0x57, KIND, 0, 0, 0xffff));
     code.push(unless(ACCESS, 1, 2)); // only making a node
     code.extend(answer(1));
+    let any_of = |register, bits, skip| instruction(0x45, register, 0, skip, bits);
+    for device in more {
+        let kind = match device.kind {
+            DeviceKind::Block => 1,
+            DeviceKind::Character => 2,
+        };
+        let refused = if device.may_read { 0 } else { READ } | if device.may_write { 0 } else { WRITE };
+        code.push(unless(KIND, kind, 5));
+        code.push(unless(MAJOR, device.major.cast_signed(), 4));
+        code.push(unless(MINOR, device.minor.cast_signed(), 3));
+        code.push(any_of(ACCESS, refused, 2));
+        code.extend(answer(1));
+    }
     code.push(when(KIND, 2, 2)); // a character device
     code.extend(answer(0));
     code.push(unless(MAJOR, 136, 2)); // terminals

@@ -214,6 +214,12 @@ fn check(spec: &Spec) -> Result<(), Failure> {
             spec.hostname
         )));
     }
+    if let Some(hook) = spec.hooks.first() {
+        return Err(Failure::Invalid(format!(
+            "the built-in executor runs no hooks ({} {}): use --oci-runtime runc",
+            hook.stage, hook.path
+        )));
+    }
     if spec.env.iter().chain(&spec.args).any(|text| text.contains('\0')) {
         return invalid("an argument or variable holds a zero byte");
     }
@@ -431,6 +437,14 @@ fn fill(
     }
     for mount in &spec.mounts {
         mounts::apply(mount, root, stage, &host.overlay, stubs)?;
+    }
+    for device in &spec.devices {
+        let step = || Step::Device(device.path.clone());
+        let numbers = Some((device.major, device.minor));
+        let source =
+            devices::host_node(device.source.as_os_str().as_encoded_bytes(), numbers).during(step)?;
+        let node = filesystem::copy(source).during(step)?;
+        mounts::attach_at(&node, &device.path, Kind::File, root, stubs)?;
     }
     // A mount may have covered the directory made above.
     targets::ensure(root, &spec.cwd, Kind::Directory, owner, &mut kept).during(cwd)?;

@@ -55,6 +55,53 @@ pub struct Spec {
     pub shm_size_bytes: u64,
     /// Which mount points that were made for this run are removed after it.
     pub stubs: Stubs,
+    /// Further devices of the host.
+    pub devices: Vec<DeviceNode>,
+    /// Programs of the host to be run at points of the container's life; other OCI runtimes do that, this one refuses.
+    pub hooks: Vec<Hook>,
+}
+
+/// A device node of the host that the container may open.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceNode {
+    /// Absolute path inside the container.
+    pub path: String,
+    /// The node on the host.
+    pub source: PathBuf,
+    /// What kind it is.
+    pub kind: DeviceKind,
+    /// Its numbers.
+    pub major: u32,
+    /// See `major`.
+    pub minor: u32,
+    /// Whether it may be opened for reading; where no program confines devices that is up to its mode.
+    pub may_read: bool,
+    /// Whether it may be opened for writing; likewise.
+    pub may_write: bool,
+}
+
+/// The kinds of devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DeviceKind {
+    /// A stream of bytes.
+    Character,
+    /// A disk.
+    Block,
+}
+
+/// A program of the host, run at a point of a container's life (runtime-spec, "POSIX-platform Hooks").
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hook {
+    /// `createRuntime`, `createContainer`, …
+    pub stage: String,
+    /// The program.
+    pub path: String,
+    /// Its arguments, its name first.
+    pub args: Vec<String>,
+    /// Its environment.
+    pub env: Vec<String>,
+    /// How long it may take.
+    pub timeout_seconds: Option<i64>,
 }
 
 impl Default for Spec {
@@ -82,6 +129,8 @@ impl Default for Spec {
             cgroup_parent: None,
             shm_size_bytes: 64 << 20,
             stubs: Stubs::RemoveWithParents,
+            devices: Vec::new(),
+            hooks: Vec::new(),
         }
     }
 }

@@ -372,8 +372,21 @@ fn config(spec: &Spec, mounts: &[Value], id: &str) -> Value {
     if let Some(parent) = &spec.cgroup_parent {
         linux["cgroupsPath"] = json!(format!("/{}/{id}", parent.trim_matches('/')));
     }
+    if !spec.devices.is_empty() {
+        linux["devices"] = spec.devices.iter().map(device).collect();
+    }
+    let mut hooks = json!({});
+    for hook in &spec.hooks {
+        let one =
+            json!({"path": hook.path, "args": hook.args, "env": hook.env, "timeout": hook.timeout_seconds});
+        match hooks[&hook.stage].as_array_mut() {
+            Some(all) => all.push(one),
+            None => hooks[&hook.stage] = json!([one]),
+        }
+    }
     json!({
         "ociVersion": "1.0.2",
+        "hooks": hooks,
         "process": {
             "terminal": false,
             "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": spec.user.groups},
@@ -391,11 +404,44 @@ fn config(spec: &Spec, mounts: &[Value], id: &str) -> Value {
     })
 }
 
+fn letter(device: &spec::DeviceNode) -> &'static str {
+    match device.kind {
+        spec::DeviceKind::Character => "c",
+        spec::DeviceKind::Block => "b",
+    }
+}
+
+/// A node as the runtime makes it, with the owner and mode that the host's has.
+fn device(device: &spec::DeviceNode) -> Value {
+    use std::os::unix::fs::MetadataExt;
+    let mut node =
+        json!({"path": device.path, "type": letter(device), "major": device.major, "minor": device.minor});
+    if let Ok(meta) = fs::symlink_metadata(&device.source) {
+        node["fileMode"] = json!(meta.mode() & 0o777);
+        node["uid"] = json!(meta.uid());
+        node["gid"] = json!(meta.gid());
+    }
+    node
+}
+
 /// Devices and limits; only what is limited is named.
 fn resources(spec: &Spec, insecure: bool) -> Value {
     let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(-1);
     let limits = &spec.limits;
-    let mut all = json!({"devices": [{"allow": insecure, "access": "rwm"}]});
+    let mut rules = vec![json!({"allow": insecure, "access": "rwm"})];
+    for device in &spec.devices {
+        let access = [(device.may_read, "r"), (device.may_write, "w"), (true, "m")];
+        let access: String = access
+            .iter()
+            .filter(|(may, _)| *may)
+            .map(|(_, letter)| *letter)
+            .collect();
+        rules.push(
+            json!({"allow": true, "type": letter(device), "major": device.major, "minor": device.minor,
+                          "access": access}),
+        );
+    }
+    let mut all = json!({"devices": rules});
     let mut set = |group: &str, name: &str, value: Option<Value>| {
         if let Some(value) = value {
             all[group][name] = value;

@@ -4,7 +4,7 @@
 //! mounts ─▶ user ─▶ Spec ─▶ executor ─▶ exit 0: commit what was written · else: error with command and code
 //! ```
 use crate::{
-    Session, Worker,
+    Session, Worker, cdi,
     executor::RunError,
     meter::SinkMeter,
     mounts::Preparing,
@@ -58,6 +58,19 @@ impl ExecRun {
                 .as_ref()
                 .map_or_else(spec::Limits::default, process::limits),
         }
+    }
+
+    /// Puts the devices it asks for into its description.
+    async fn give_devices(&self, spec: &mut Spec, session: &Session) -> Result<Vec<String>, OpError> {
+        let wanted = &self.op.cdi_devices;
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let directories = self.worker.options.cdi_directories.clone();
+        let registry = tokio::task::spawn_blocking(move || cdi::Registry::read(&directories))
+            .await
+            .map_err(|_| OpError::canceled())?;
+        cdi::apply(spec, wanted, &registry, session.devices()).map_err(OpError::user)
     }
 
     fn error(&self, exit: &Exit) -> OpError {
@@ -133,7 +146,11 @@ impl Run for ExecRun {
             },
             ..Spec::default()
         };
-        let spec = process::with_shm_size(spec);
+        let mut spec = process::with_shm_size(spec);
+        for note in self.give_devices(&mut spec, &session).await? {
+            ctx.progress
+                .log(OutputStream::Stderr, format!("note: {note}\n").as_bytes());
+        }
         let ran = self.worker.run_step(spec, lease, prepared.written(), ctx).await;
         let (exit, notes) = ran.map_err(|cause| match cause {
             RunError::Canceled => OpError::canceled(),

@@ -162,6 +162,23 @@ fn entitlements_and_networks_by_name() {
             .security_insecure
     );
     assert!(entitlements(&["network".into()]).is_err());
+    for (value, expected) in [
+        ("network.host", Some(vec![])),
+        ("device", Some(vec![""])),
+        ("network.host,device", Some(vec![""])),
+        (
+            "device=v.com/gpu=a,alias=gpu",
+            Some(vec!["v.com/gpu=a,alias=gpu"]),
+        ),
+        ("device=v.com/gpu=a,size=3", None),
+    ] {
+        let found = devices(&[value.to_owned()]).ok();
+        assert_eq!(
+            found,
+            expected.map(|list| list.into_iter().map(str::to_owned).collect()),
+            "{value}"
+        );
+    }
     assert_eq!(network("none").ok(), Some(NetworkMode::None));
     assert!(network("bridge").is_err());
 }

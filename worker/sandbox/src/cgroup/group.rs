@@ -50,7 +50,7 @@ impl Cgroups {
             make_with_controllers(&top, &group).ok().map(|()| group)
         });
         let device_program = match &unified {
-            Some(_) if is_root => sys::load_device_program(&devices::program()).ok(),
+            Some(_) if is_root => sys::load_device_program(&devices::program(&[])).ok(),
             _ => None,
         };
         Self {
@@ -88,10 +88,16 @@ impl Cgroups {
         if let (Some((dir, fd)), Some(program)) = (&group.unified, &self.device_program)
             && spec.security == crate::spec::Security::Confined
         {
-            sys::attach_device_program(fd.as_fd(), program.as_fd()).during(|| Step::Cgroup {
+            let step = || Step::Cgroup {
                 action: "confine devices in".into(),
                 path: dir.clone(),
-            })?;
+            };
+            if spec.devices.is_empty() {
+                sys::attach_device_program(fd.as_fd(), program.as_fd()).during(step)?;
+            } else {
+                let own = sys::load_device_program(&devices::program(&spec.devices)).during(step)?;
+                sys::attach_device_program(fd.as_fd(), own.as_fd()).during(step)?;
+            }
             group.confines_devices = true;
         }
         self.limit(&mut group, &spec.limits, &parent, id, notes)?;
