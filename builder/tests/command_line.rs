@@ -71,6 +71,38 @@ fn what_is_not_there_yet_is_refused_by_name() {
 }
 
 #[test]
+fn a_daemon_that_is_not_there_is_named() {
+    for args in [
+        &[
+            "build",
+            "--addr=unix:///nonexistent/b.sock",
+            "https://example.com/c.git",
+        ][..],
+        &["du", "--addr=unix:///nonexistent/b.sock"],
+        &["prune", "--force", "--addr=unix:///nonexistent/b.sock"],
+    ] {
+        let output = builder(args);
+        assert_eq!(
+            output.status.code(),
+            Some(3),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        let error = text(&output.stderr);
+        assert!(error.contains("connect to unix:///nonexistent/b.sock"), "{error}");
+    }
+    let output = builder(&["build", "--addr=nowhere", "."]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    let output = builder(&["build", "--addr=unix:///nonexistent/b.sock", "--explain", "."]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output.stderr));
+    assert!(
+        text(&output.stderr).contains("--explain"),
+        "{}",
+        text(&output.stderr)
+    );
+}
+
+#[test]
 fn commands_that_do_not_exist_are_refused_with_a_suggestion() {
     let output = builder(&["imags"]);
     assert_eq!(output.status.code(), Some(2));

@@ -37,6 +37,8 @@ struct Script {
     /// Programs that must be installed (or `no hybrid cgroups`); skipped by name else.
     #[serde(default)]
     needs: Vec<String>,
+    /// Why the case has another outcome, or none, when a daemon builds.
+    not_on_daemon: Option<String>,
     /// The builds, one after the other on one root.
     build: Vec<Build>,
 }
@@ -151,11 +153,29 @@ impl Scenario {
     /// # Errors
     /// What did not come out as it must.
     pub fn run(&self) -> Result<Option<String>> {
+        self.run_by(false)
+    }
+
+    /// Runs the case with builds on a daemon that uses the same root.
+    ///
+    /// # Errors
+    /// What did not come out as it must.
+    pub fn run_on_daemon(&self) -> Result<Option<String>> {
+        self.run_by(true)
+    }
+
+    fn run_by(&self, daemon: bool) -> Result<Option<String>> {
         let text = fs::read_to_string(self.folder.join("scenario.toml")).context("read scenario.toml")?;
         let script: Script = toml::from_str(&text)?;
         ensure!(!script.about.is_empty(), "a case says what it is about");
         if script.ordinary_user && !is_root() {
             return Ok(Some("becoming another user needs root".to_owned()));
+        }
+        if daemon && script.ordinary_user {
+            return Ok(Some("the daemon of this test is root's".to_owned()));
+        }
+        if let Some(reason) = script.not_on_daemon.as_ref().filter(|_| daemon) {
+            return Ok(Some(reason.clone()));
         }
         for need in &script.needs {
             if need == "no hybrid cgroups" {
@@ -192,8 +212,13 @@ impl Scenario {
             give_away(place.path())?;
             program = program.with_binary(&binary);
         }
+        let daemon = match daemon {
+            true => Some(Daemon::start(&program, place.path())?),
+            false => None,
+        };
         let case = Case {
             folder: &self.folder,
+            daemon,
             dir,
             root: root.clone(),
             out,
@@ -214,8 +239,61 @@ impl Scenario {
     }
 }
 
+/// A daemon on a case's root.
+struct Daemon {
+    address: String,
+    child: std::process::Child,
+}
+
+impl Daemon {
+    fn start(program: &Program, place: &Path) -> Result<Daemon> {
+        let socket = place.join("daemon.sock");
+        let address = format!("unix://{}", socket.display());
+        let log = fs::File::create(place.join("daemon.log"))?;
+        let mut child = program
+            .command(&[
+                "serve",
+                "--addr",
+                &address,
+                "--allow-insecure-entitlement=network.host,security.insecure",
+            ])
+            .stdin(std::process::Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()?;
+        let begun = std::time::Instant::now();
+        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
+            let ended = child.try_wait()?;
+            if ended.is_some() || begun.elapsed() > std::time::Duration::from_secs(30) {
+                let said = fs::read_to_string(place.join("daemon.log"))?;
+                bail!("the daemon does not serve ({ended:?}): {said}");
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        Ok(Daemon { address, child })
+    }
+
+    /// Makes `build` go there.
+    fn variable(&self) -> (String, String) {
+        ("BUILDER_HOST".to_owned(), self.address.clone())
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        if let Some(pid) = i32::try_from(self.child.id())
+            .ok()
+            .and_then(rustix::process::Pid::from_raw)
+        {
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
+        }
+        let _ = self.child.wait();
+    }
+}
+
 struct Case<'a> {
     folder: &'a Path,
+    daemon: Option<Daemon>,
     dir: PathBuf,
     root: PathBuf,
     out: PathBuf,
@@ -259,10 +337,12 @@ impl Case<'_> {
         args.extend(build.args.iter().map(|arg| self.fill(arg)));
         args.push(self.fill(build.context.as_deref().unwrap_or("{dir}/context")));
         let before_run = Leftovers::look(&self.root);
+        let daemon = self.daemon.iter().map(Daemon::variable);
         let env: Vec<_> = build
             .env
             .iter()
             .map(|(name, value)| (name.clone(), self.fill(value)))
+            .chain(daemon)
             .collect();
         let given: Vec<&str> = args.iter().map(String::as_str).collect();
         let output = self

@@ -9,6 +9,15 @@ const AT_ONCE: usize = 3;
 
 #[test]
 fn every_scenario_comes_out_as_it_says() {
+    each("", tests::Scenario::run);
+}
+
+#[test]
+fn every_scenario_comes_out_the_same_on_a_daemon() {
+    each(" on a daemon", tests::Scenario::run_on_daemon);
+}
+
+fn each(way: &str, run: fn(&tests::Scenario) -> anyhow::Result<Option<String>>) {
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
     let mut cases = tests::all_scenarios().expect("the folders can be listed");
     assert!(cases.len() >= 60, "there are only {} scenarios", cases.len());
@@ -19,11 +28,11 @@ fn every_scenario_comes_out_as_it_says() {
         for _ in 0..AT_ONCE {
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    match case.run() {
-                        Ok(None) => println!("ok      {}", case.name),
+                    match run(case) {
+                        Ok(None) => println!("ok      {}{way}", case.name),
                         Ok(Some(reason)) => println!("skipped {}: {reason}", case.name),
                         Err(error) => {
-                            println!("FAILED  {}: {error:#}", case.name);
+                            println!("FAILED  {}{way}: {error:#}", case.name);
                             failed.lock().expect("no panic holds it").push(case.name.clone());
                         }
                     }

@@ -246,8 +246,13 @@ fn config(files: &TlsFiles) -> Result<ClientTlsConfig, ConnectError> {
 }
 
 /// An error with its causes; transport errors say nothing by themselves.
-pub(super) fn chain(error: &dyn std::error::Error) -> String {
-    let mut said: Vec<String> = vec![error.to_string()];
+pub(super) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    // A status shows its code and details too; the message is what says something.
+    let first = match error.downcast_ref::<tonic::Status>() {
+        Some(status) => status.message().to_owned(),
+        None => error.to_string(),
+    };
+    let mut said: Vec<String> = vec![first];
     let mut cause = error.source();
     while let Some(next) = cause {
         let text = next.to_string();

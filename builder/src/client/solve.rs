@@ -7,7 +7,7 @@
 //!
 //! A signal drops the Solve call: the daemon then calls the build off, as far as no other build waits for its steps.
 use super::attach::attach;
-use super::connect::{ConnectError, Remote};
+use super::connect::{ConnectError, Remote, chain};
 use super::in_process::{machine, new_id, runtime};
 use super::offer::offer;
 use super::signals::Signals;
@@ -317,6 +317,14 @@ fn write_index(
 
 /// A daemon's words, with the lines of the Dockerfile its details name.
 pub(super) fn failure(status: Status) -> BuildError {
+    // What has a cause did not come from a daemon: the way to it broke.
+    if std::error::Error::source(&status).is_some() {
+        return BuildError::Remote {
+            message: format!("the connection to the daemon broke: {}", chain(&status)),
+            lines: Vec::new(),
+            blame: Blame::Environment,
+        };
+    }
     let blame = match status.code() {
         Code::Internal | Code::DataLoss => Blame::Internal,
         Code::Unavailable | Code::ResourceExhausted | Code::DeadlineExceeded | Code::Unauthenticated => {
