@@ -414,7 +414,8 @@ impl Case<'_> {
     fn then(&self, then: &Then) -> Result<()> {
         let args: Vec<String> = then.args.iter().map(|arg| self.fill(arg)).collect();
         let given: Vec<&str> = args.iter().map(String::as_str).collect();
-        let output = self.program.run(&self.dir, &given, &[], b"")?;
+        let env: Vec<_> = self.daemon.iter().map(Daemon::variable).collect();
+        let output = self.program.run(&self.dir, &given, &env, b"")?;
         let shown = format!(
             "builder {args:?}: code {}\n{}{}",
             output.code, output.stdout, output.stderr

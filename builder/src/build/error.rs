@@ -58,6 +58,8 @@ pub enum BuildError {
         lines: Vec<Lines>,
         /// Whose move it is.
         blame: Blame,
+        /// What to do about it, where it says so.
+        hint: Option<String>,
     },
     /// Ctrl-C or SIGTERM.
     #[error("cancelled")]
@@ -112,7 +114,7 @@ impl BuildError {
             }
             BuildError::Frontend(error) => error.hint.clone(),
             BuildError::Solve(error) => hint_of_step(&error.to_string()),
-            BuildError::Remote { message, .. } => hint_of_step(message),
+            BuildError::Remote { message, hint, .. } => hint.clone().or_else(|| hint_of_step(message)),
             _ => None,
         }
     }

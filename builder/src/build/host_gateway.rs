@@ -15,7 +15,7 @@ const WORD: &str = "host-gateway";
 ///
 /// # Errors
 /// This machine has no address that steps would reach.
-pub(super) async fn resolve(
+pub(crate) async fn resolve(
     attributes: &mut BTreeMap<String, String>,
     worker: &Worker,
 ) -> Result<(), BuildError> {

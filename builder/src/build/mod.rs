@@ -7,7 +7,7 @@ mod error;
 pub(crate) mod permissions;
 mod bridge;
 mod docker_daemon;
-mod host_gateway; // the machine's address among the names of --add-host
+pub(crate) mod host_gateway; // the machine's address among the names of --add-host
 mod outcome;
 pub(crate) mod outputs;
 mod run;

@@ -22,6 +22,8 @@ use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity
 /// Bytes a daemon may send ahead on one stream, and on all of them together.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The largest frame taken: fewer of them to look at.
+const MAX_FRAME: u32 = 1 << 20;
 /// How long a daemon may take to accept the connection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -198,6 +200,7 @@ impl Remote {
         };
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{authority}"))
             .map_err(|error| refused(chain(&error)))?
+            .max_frame_size(MAX_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .tcp_nodelay(true)

@@ -15,6 +15,7 @@ use super::{Setting, files};
 use crate::build::outputs::{End, Placed, check, place, sentence};
 use crate::build::{BuildError, Lines, Outcome};
 use crate::config::Config;
+use crate::daemon::ADVICE;
 use crate::progress::{Screen, wire};
 use crate::request::{BuildRequest, ContextSource, Output, OutputKind};
 use api::control::control_client::ControlClient;
@@ -61,6 +62,7 @@ impl From<ConnectError> for BuildError {
             message: error.to_string(),
             lines: Vec::new(),
             blame: Blame::Environment,
+            hint: None,
         }
     }
 }
@@ -323,6 +325,7 @@ pub(super) fn failure(status: Status) -> BuildError {
             message: format!("the connection to the daemon broke: {}", chain(&status)),
             lines: Vec::new(),
             blame: Blame::Environment,
+            hint: None,
         };
     }
     let blame = match status.code() {
@@ -336,11 +339,39 @@ pub(super) fn failure(status: Status) -> BuildError {
         "" => format!("the daemon answered {:?}", status.code()),
         text => text.to_owned(),
     };
+    let advice = advice(status.details());
+    let hint = advice.as_ref().and_then(|advice| advice.hint.clone());
+    // The hint has a line of its own here.
+    let in_message = hint.as_ref().map(|hint| format!(" ({hint})"));
+    let message = match in_message.and_then(|hint| message.strip_suffix(&hint)) {
+        Some(message) => message.to_owned(),
+        None => message,
+    };
+    let blame = match advice.as_ref().map(|advice| advice.blame.as_str()) {
+        Some("user") => Blame::User,
+        Some("environment") => Blame::Environment,
+        Some("internal") => Blame::Internal,
+        _ => blame,
+    };
     BuildError::Remote {
         message,
         lines: lines(status.details()),
         blame,
+        hint,
     }
+}
+
+/// What a daemon of ours says beside the message.
+#[derive(Deserialize)]
+struct Advice {
+    blame: String,
+    hint: Option<String>,
+}
+
+fn advice(details: &[u8]) -> Option<Advice> {
+    let status = api::rpc::Status::decode(details).ok()?;
+    let found = status.details.iter().find(|detail| detail.type_url == ADVICE)?;
+    serde_json::from_slice(&found.value).ok()
 }
 
 #[derive(Deserialize)]

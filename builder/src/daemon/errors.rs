@@ -7,7 +7,7 @@ use api::rpc;
 use prost::Message;
 use prost_types::Any;
 use serde_json::{Value, json};
-use solver::SolveError;
+use solver::{Blame, SolveError};
 use tonic::{Code, Status};
 
 const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
@@ -15,6 +15,9 @@ const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
 const SOLVE: &str = "github.com/moby/buildkit/errdefs.Solve+json";
 const EXIT: &str = "github.com/moby/buildkit/gatewayapi.ExitMessage+json";
 const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
+
+/// What our own client makes of it beside: whose move it is, and the hint.
+pub(crate) const ADVICE: &str = "builder.errors.Advice+json";
 
 /// Why a build failed, as it goes over the wire.
 #[derive(Clone, Debug)]
@@ -80,7 +83,22 @@ impl From<BuildError> for Failure {
             }
             error => with_causes(error),
         };
+        let hint = error.hint();
+        // Other clients show nothing but the message.
+        let message = match &hint {
+            Some(hint) => format!("{message} ({hint})"),
+            None => message,
+        };
+        let blame = match error.blame() {
+            Blame::User => "user",
+            Blame::Environment => "environment",
+            Blame::Internal => "internal",
+        };
         let mut failure = Failure::new(code, message);
+        failure
+            .0
+            .details
+            .push(detail(ADVICE, &json!({ "blame": blame, "hint": hint })));
         for lines in error.lines() {
             let ranges: Vec<Value> = lines
                 .ranges

@@ -30,5 +30,6 @@ mod upkeep;
 mod listen;
 mod start;
 
+pub(crate) use errors::ADVICE;
 pub use listen::{Address, AddressError, TlsFiles};
 pub use start::{Served, Service, serve};

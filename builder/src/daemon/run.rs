@@ -12,7 +12,7 @@ use super::errors::Failure;
 use super::output::{self, Exporter};
 use super::records;
 use super::result::{LazyRef, Solved};
-use crate::build::{Bridge, Engine, permissions};
+use crate::build::{Bridge, Engine, host_gateway, permissions};
 use crate::client::new_id;
 use crate::history::{EventLog, History, Running};
 use crate::progress::wire;
@@ -236,7 +236,9 @@ impl Runner {
         if let Some(request) = attributes.get("requestid") {
             return Err(Failure::no_subrequest(request));
         }
-        let mut options = Options::from_attributes(attributes).map_err(crate::build::BuildError::from)?;
+        let mut attributes = attributes.clone();
+        host_gateway::resolve(&mut attributes, &self.engine.worker).await?;
+        let mut options = Options::from_attributes(&attributes).map_err(crate::build::BuildError::from)?;
         options.session = build.session.caller().id().to_string();
         let definition_step = format!("[internal] load build definition from {}", options.filename);
         let bridge = Bridge {

@@ -35,6 +35,8 @@ const MAX_MESSAGE: usize = 16 << 20;
 /// Bytes a client may send ahead on one stream, and on its connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The largest frame taken: fewer of them to look at.
+const MAX_FRAME: u32 = 1 << 20;
 /// Calls a client may have open on one connection.
 const MAX_STREAMS: u32 = 1000;
 /// After a signal, how long builds may go on before they are called off.
@@ -175,6 +177,7 @@ fn router(
     tls: Option<&ServerTlsConfig>,
 ) -> Result<Router, BuildError> {
     let mut server = Server::builder()
+        .max_frame_size(MAX_FRAME)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)

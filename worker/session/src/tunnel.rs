@@ -18,6 +18,8 @@ use tonic::transport::{Channel, Endpoint};
 /// Bytes a peer may send ahead on one stream, and on all of them together.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The largest frame taken: fewer of them to look at.
+const MAX_FRAME: u32 = 1 << 20;
 /// How long a peer may take to answer the first greeting.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
@@ -35,6 +37,7 @@ where
         std::future::ready(io.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
     });
     Endpoint::from_static("http://localhost")
+        .max_frame_size(MAX_FRAME)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_timeout(HANDSHAKE)

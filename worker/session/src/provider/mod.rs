@@ -36,6 +36,8 @@ use tonic::transport::server::Connected;
 /// Bytes a daemon may send ahead on one stream, and on all of them together.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
+/// The largest frame taken: fewer of them to look at.
+const MAX_FRAME: u32 = 1 << 20;
 /// The largest message taken.
 const MAX_MESSAGE: usize = 16 << 20;
 /// Messages waiting to be sent on one stream.
@@ -132,6 +134,7 @@ impl Provider {
             caller: self.caller.clone(),
         };
         let mut server = tonic::transport::Server::builder()
+            .max_frame_size(MAX_FRAME)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .add_service(health)

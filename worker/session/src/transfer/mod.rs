@@ -26,8 +26,8 @@ pub use wire::Wire;
 
 use crate::wire::fsutil::{Packet, packet::PacketType};
 
-/// The most data one packet carries.
-pub(crate) const CHUNK: usize = 32 << 10;
+/// The most data one packet carries. BuildKit's ends send 32 KiB and take as much as a message may hold.
+pub(crate) const CHUNK: usize = 256 << 10;
 
 pub(crate) fn packet(kind: PacketType, id: u32, data: bytes::Bytes) -> Packet {
     Packet {
