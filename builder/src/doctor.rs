@@ -1,13 +1,14 @@
 //! What this machine can and cannot do for builds, found by looking and by trying.
 //!
 //! ```text
-//! proc, sys, PATH ─┐
-//! a real step, run ┴▶ Finding { subject, state, what, how to get it } ─▶ cli/doctor prints
+//! proc, sys, PATH ───────────────────────┐
+//! a real step with limits, a real network ┴▶ Finding { subject, state, what, how to get it } ─▶ cli/doctor prints
 //! ```
 //!
 //! Changes nothing: the step that is tried runs in temporary folders that are gone afterwards.
 use crate::config::Config;
-use sandbox::spec::{Mount, MountFlags, Overlay, Root, Source, Upper};
+use sandbox::network::Networks;
+use sandbox::spec::{Limits, Mount, MountFlags, Overlay, Root, Source, Upper};
 use sandbox::{Spawner, Spec, Status, Stdio};
 use std::path::Path;
 
@@ -81,11 +82,9 @@ pub fn examine(config: &Config) -> Vec<Finding> {
         }
     };
     if is_entered {
-        findings.push(overlay_and_steps(config));
+        findings.extend(tried(config, is_root));
     }
-    findings.push(cgroups());
     findings.push(seccomp());
-    findings.push(network(is_root));
     findings.push(foreign_platforms());
     findings.push(tools());
     findings
@@ -170,18 +169,32 @@ fn is_me(name: &str) -> bool {
     })
 }
 
-/// Runs `/bin/true` on this machine's own root, read-only, with an overlay of the store's file system beside it.
-fn overlay_and_steps(config: &Config) -> Finding {
+/// Runs a step with limits on this machine's own root, read-only, with an overlay of the store's file system beside it;
+/// and gives it a network.
+fn tried(config: &Config, is_root: bool) -> Vec<Finding> {
     const SUBJECT: &str = "steps";
     let remedy = "see which step of the set-up failed; in a container, give it the rights to mount";
-    let tried = try_step(&config.root);
-    match tried {
-        Ok(()) => Finding::fine(SUBJECT, "run in namespaces of their own, on overlays"),
-        Err(reason) => Finding::broken(SUBJECT, reason, remedy),
+    let spawner = match Spawner::start() {
+        Ok(spawner) => spawner,
+        Err(error) => return vec![Finding::broken(SUBJECT, chain(&error), remedy)],
+    };
+    let mut findings = Vec::new();
+    match try_step(&spawner, &config.root) {
+        Ok(notes) => {
+            findings.push(Finding::fine(
+                SUBJECT,
+                "run in namespaces of their own, on overlays",
+            ));
+            findings.push(limits(&notes));
+        }
+        Err(reason) => findings.push(Finding::broken(SUBJECT, reason, remedy)),
     }
+    findings.push(network(&spawner, is_root));
+    findings
 }
 
-fn try_step(root: &Path) -> Result<(), String> {
+/// What could not be had for it, in plain words.
+fn try_step(spawner: &Spawner, root: &Path) -> Result<Vec<String>, String> {
     let made = std::fs::create_dir_all(root)
         .and_then(|()| tempfile::Builder::new().prefix("doctor-").tempdir_in(root));
     let folder = made.map_err(|error| format!("write to {}: {error}", root.display()))?;
@@ -198,7 +211,6 @@ fn try_step(root: &Path) -> Result<(), String> {
             work: sub("work")?,
         }),
     };
-    let spawner = Spawner::start().map_err(|error| chain(&error))?;
     let spec = Spec {
         root: Root::Directory {
             path: "/".into(),
@@ -215,28 +227,42 @@ fn try_step(root: &Path) -> Result<(), String> {
         }],
         args: vec!["/bin/sh".into(), "-c".into(), ": > /mnt/written".into()],
         env: vec!["PATH=/usr/bin:/bin".into()],
+        limits: Limits {
+            memory_bytes: Some(256 << 20),
+            cpu_quota_us: Some(90_000),
+            cpuset_cpus: Some("0".into()),
+            pids: Some(64),
+            ..Limits::default()
+        },
         ..Spec::default()
     };
     let stdio = Stdio::null().map_err(|error| error.to_string())?;
     let mut process = spawner.step(&spec, stdio, None).map_err(|error| chain(&error))?;
     let exit = process.wait().map_err(|error| chain(&error))?;
     match exit.status {
-        Status::Code(0) => Ok(()),
+        Status::Code(0) => Ok(process.notes().to_vec()),
         status => Err(format!("a trial step ended with {status:?}")),
     }
 }
 
-fn cgroups() -> Finding {
+/// Whether the limits of the step that was tried were in force.
+fn limits(notes: &[String]) -> Finding {
     let mounts = read("/proc/mounts");
     let kinds: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(2)).collect();
-    let (old, new) = (kinds.contains(&"cgroup"), kinds.contains(&"cgroup2"));
-    let remedy =
-        "limits of steps need a writable cgroup hierarchy: boot with systemd.unified_cgroup_hierarchy=1";
-    match (old, new) {
-        (false, true) => Finding::fine("cgroups", "version 2"),
-        (true, true) => Finding::fine("cgroups", "hybrid: version 1 with version 2 beside it"),
-        (true, false) => Finding::fine("cgroups", "version 1"),
-        (false, false) => Finding::less("cgroups", "none mounted: steps have no limits", remedy),
+    let version = match (kinds.contains(&"cgroup"), kinds.contains(&"cgroup2")) {
+        (false, true) => "version 2",
+        (true, true) => "hybrid: version 1 with version 2 beside it",
+        (true, false) => "version 1",
+        (false, false) => "none mounted",
+    };
+    let remedy = "limits of steps need cgroups that this user may write: build as root, or have systemd delegate \
+                  them (systemd-run --user --scope -p Delegate=yes builder …)";
+    match notes {
+        [] => Finding::fine(
+            "cgroups",
+            format!("{version}; a trial step had limits of memory, processors and processes"),
+        ),
+        notes => Finding::less("cgroups", format!("{version}; {}", notes.join("; ")), remedy),
     }
 }
 
@@ -251,20 +277,29 @@ fn seccomp() -> Finding {
     }
 }
 
-fn network(is_root: bool) -> Finding {
-    let has = find_program;
-    match is_root {
-        true if has("nft") || has("iptables") => {
-            Finding::fine("network", "tools for a bridge with NAT are there")
+/// Gives a step that is never started a network.
+fn network(spawner: &Spawner, is_root: bool) -> Finding {
+    let networks = Networks::new();
+    match networks.lease(spawner) {
+        Ok(lease) => {
+            let words = match is_root {
+                true => "steps have their own, by a bridge with NAT",
+                false => "steps have their own, by pasta or slirp4netns",
+            };
+            let found = Finding::fine("network", format!("{words}; a trial one had {}", lease.address()));
+            drop(lease);
+            networks.settle();
+            found
         }
-        true => Finding::less("network", "neither nft nor iptables", "install nftables"),
-        false if has("pasta") || has("slirp4netns") => {
-            Finding::fine("network", "pasta or slirp4netns is there")
-        }
-        false => Finding::less(
+        Err(error) => Finding::less(
             "network",
-            "neither pasta nor slirp4netns",
-            "install passt or slirp4netns",
+            format!("steps share this machine's: {}", chain(&error)),
+            match is_root {
+                true => "give it the rights to make network interfaces and nf_tables rules",
+                false => {
+                    "install passt (or slirp4netns), and let users open /dev/net/tun: chmod 666 /dev/net/tun"
+                }
+            },
         ),
     }
 }
