@@ -37,6 +37,7 @@ pub mod network;
 #[cfg(test)]
 mod tests;
 
+pub use cgroup::ToolGroups;
 pub use error::{Blame, Error};
 pub use process::{Doorway, Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
 pub use spawner::{Spawner, spawner_main};

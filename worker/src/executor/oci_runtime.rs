@@ -12,7 +12,7 @@
 use super::{Executor, RunError};
 use cache::Aside;
 use sandbox::{
-    Exit, Spec, Tool, ToolMount,
+    Exit, Spec, Tool, ToolGroups, ToolMount,
     network::Lease,
     spec::{self, Network, Source, Stubs},
 };
@@ -116,12 +116,17 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Result<(Exit, Vec<String>), RunError> {
         let runtime = find(runtime).map_err(|cause| RunError::Bundle(cause.into()))?;
-        let (tool, secrets) =
-            bundled(&runtime, &spec, bundle.path()).map_err(|cause| RunError::Bundle(cause.into()))?;
+        let groups = ToolGroups::new(spec.cgroup_parent.as_deref());
+        if let (None, Some(parent)) = (&groups, &spec.cgroup_parent) {
+            let reason = format!("a group below {parent:?} cannot be had for another OCI runtime");
+            return Err(RunError::Bundle(reason.into()));
+        }
+        let (tool, secrets) = bundled(&runtime, &spec, bundle.path(), groups.as_ref())
+            .map_err(|cause| RunError::Bundle(cause.into()))?;
         let start = move |spawner: &sandbox::Spawner, stdio| {
             let namespace = network.as_ref().map(AsFd::as_fd);
             let process = spawner.tool(&tool, stdio, namespace)?;
-            Ok((process, (bundle, secrets, network)))
+            Ok((process, (bundle, secrets, network, groups)))
         };
         self.follow(start, progress, cancel).await
     }
@@ -154,7 +159,12 @@ fn find(program: &Path) -> io::Result<PathBuf> {
 }
 
 /// Writes the bundle; gives what is to be run, and what must live as long.
-fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<MemoryFile>)> {
+fn bundled(
+    runtime: &Path,
+    spec: &Spec,
+    bundle: &Path,
+    groups: Option<&ToolGroups>,
+) -> io::Result<(Tool, Vec<MemoryFile>)> {
     let mut making = Making {
         bundle,
         layers: Vec::new(),
@@ -192,7 +202,7 @@ fn bundled(runtime: &Path, spec: &Spec, bundle: &Path) -> io::Result<(Tool, Vec<
             .map(|name| name.to_string_lossy().into_owned())
             .unwrap_or_default()
     );
-    let config = config(spec, &making.mounts, &id);
+    let config = config(spec, &making.mounts, groups);
     // Whatever the specification does not know is a mistake of ours: better found here than by the runtime.
     let checked: oci_spec::runtime::Spec = serde_json::from_value(config).map_err(io::Error::other)?;
     fs::write(
@@ -334,7 +344,7 @@ fn beneath(root: &Path, subpath: &str) -> io::Result<PathBuf> {
     }
 }
 
-fn config(spec: &Spec, mounts: &[Value], id: &str) -> Value {
+fn config(spec: &Spec, mounts: &[Value], groups: Option<&ToolGroups>) -> Value {
     let insecure = spec.security == spec::Security::Insecure;
     let given = if insecure {
         spec::Capabilities::ALL
@@ -369,8 +379,8 @@ fn config(spec: &Spec, mounts: &[Value], id: &str) -> Value {
         "readonlyPaths": if insecure { Vec::new() } else { READONLY.to_vec() },
         "resources": resources(spec, insecure),
     });
-    if let Some(parent) = &spec.cgroup_parent {
-        linux["cgroupsPath"] = json!(format!("/{}/{id}", parent.trim_matches('/')));
+    if let Some(groups) = groups {
+        linux["cgroupsPath"] = json!(groups.path());
     }
     if !spec.devices.is_empty() {
         linux["devices"] = spec.devices.iter().map(device).collect();

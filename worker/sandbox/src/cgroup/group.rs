@@ -306,7 +306,7 @@ fn write_all(dir: &Path, files: &Files) -> Result<(), Failure> {
 }
 
 /// `--cgroup-parent` as a path below the hierarchy's root.
-fn parent_path(parent: Option<&str>) -> Result<PathBuf, Failure> {
+pub(super) fn parent_path(parent: Option<&str>) -> Result<PathBuf, Failure> {
     let Some(parent) = parent.filter(|parent| !parent.is_empty()) else {
         return Ok(PathBuf::new());
     };

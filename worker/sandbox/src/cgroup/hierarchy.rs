@@ -13,6 +13,8 @@ pub(crate) struct Hierarchies {
     pub(crate) own: PathBuf,
     /// Mount points of version 1, by controller.
     pub(crate) legacy: BTreeMap<String, PathBuf>,
+    /// Every mount point of version 1, those of controllers that are not used here, too.
+    pub(crate) mounts: Vec<PathBuf>,
 }
 
 impl Hierarchies {
@@ -36,6 +38,7 @@ impl Hierarchies {
             match kind.next() {
                 Some("cgroup2") if found.unified.is_none() => found.unified = Some(point),
                 Some("cgroup") => {
+                    found.mounts.push(point.clone());
                     for controller in kind.nth(1).unwrap_or_default().split(',') {
                         if matches!(controller, "memory" | "cpu" | "cpuset" | "pids") {
                             found

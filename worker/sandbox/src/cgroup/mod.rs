@@ -6,7 +6,7 @@
 //!
 //! 1. `hierarchy` finds what is mounted: version 2, version 1 or both.
 //! 2. `group` makes a step's directories, writes limits, reads counters, kills and removes.
-//! 3. `sweep` removes what a killed builder left.
+//! 3. `sweep` removes what a killed builder left; `tool_groups` what another OCI runtime made.
 //!
 //! With both versions mounted, version 2 tells steps apart (cheap) and version 1 is joined only for the limits a
 //! step asks for (joining one costs milliseconds). Where nothing can be written, steps run without a group.
@@ -14,7 +14,9 @@
 mod hierarchy;
 mod group;
 mod sweep;
+mod tool_groups;
 
 pub(crate) use group::{Cgroups, Group};
 pub(crate) use hierarchy::Hierarchies;
 pub(crate) use sweep::instance_name;
+pub use tool_groups::ToolGroups;

@@ -23,7 +23,7 @@ pub(super) fn sweep(hierarchies: &Hierarchies, instance: &str) {
         .unified
         .iter()
         .chain(own.iter())
-        .chain(hierarchies.legacy.values())
+        .chain(&hierarchies.mounts)
     {
         let Ok(instances) = fs::read_dir(top.join("builder")) else {
             continue;
@@ -63,7 +63,8 @@ fn start_time(pid: u32) -> Option<u64> {
     fields.split(' ').nth(19)?.parse().ok()
 }
 
-fn remove_below(dir: &Path) {
+/// Removes a group and those below it.
+pub(super) fn remove_below(dir: &Path) {
     if let Ok(children) = fs::read_dir(dir) {
         for child in children.flatten().filter(|child| child.path().is_dir()) {
             remove_below(&child.path());
