@@ -1,4 +1,5 @@
 //! The Control service: builds, their progress, sessions, workers, disk usage, history.
+use super::contexts;
 use super::errors::Failure;
 use super::output::Exporter;
 use super::run::{Request as Solve, Runner};
@@ -192,9 +193,14 @@ impl Control for ControlService {
         let filters = filters(&asked.filter)?;
         let age = duration(asked.age_limit);
         let cache = self.runner.engine.cache.clone();
-        let records = blocking(move || cache.usage())
-            .await?
-            .map_err(|error| internal(&error))?;
+        let received = self.runner.sessions.received().clone();
+        let records = blocking(move || {
+            let mut records = cache.usage()?;
+            records.extend(contexts::records(&received));
+            Ok::<_, cache::CacheError>(records)
+        })
+        .await?
+        .map_err(|error| internal(&error))?;
         let now = SystemTime::now();
         let is_old = |record: &cache::UsageRecord| {
             age.is_none_or(|age| now.duration_since(record.last_used).is_ok_and(|idle| idle >= age))
@@ -220,9 +226,15 @@ impl Control for ControlService {
             min_free: bytes(asked.min_free_space),
         };
         let cache = self.runner.engine.cache.clone();
-        let removed = blocking(move || cache.prune(&options))
-            .await?
-            .map_err(|error| internal(&error))?;
+        let received = self.runner.sessions.received().clone();
+        let removed = blocking(move || {
+            let store_bytes = cache.usage()?.iter().map(|record| record.size).sum();
+            let mut removed = contexts::prune(&received, &options, store_bytes);
+            removed.extend(cache.prune(&options)?);
+            Ok::<_, cache::CacheError>(removed)
+        })
+        .await?
+        .map_err(|error| internal(&error))?;
         let records = stream::iter(removed.iter().map(|record| Ok(usage(record))).collect::<Vec<_>>());
         Ok(Response::new(records.boxed()))
     }

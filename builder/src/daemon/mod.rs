@@ -22,6 +22,7 @@ mod builds;
 mod output;
 mod run;
 mod records;
+mod contexts;
 mod control;
 mod gateway;
 mod content;

@@ -8,6 +8,8 @@ use std::time::Duration;
 const EVERY: Duration = Duration::from_secs(60);
 /// Contexts nobody sent for this long are forgotten.
 const CONTEXT_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Bytes of all kept contexts; the longest unused go first.
+const CONTEXT_BYTES: u64 = 10 << 30;
 
 /// Runs until the daemon closes.
 pub(super) async fn run(runner: Arc<Runner>) {
@@ -21,7 +23,7 @@ pub(super) async fn run(runner: Arc<Runner>) {
             if let Err(error) = runner.history.sweep(Stamp::now()) {
                 tracing::warn!(%error, "the history was not swept");
             }
-            runner.sessions.received().sweep(CONTEXT_AGE);
+            runner.sessions.received().sweep(CONTEXT_AGE, CONTEXT_BYTES);
             if let Err(error) = runner.engine.cache.barrier() {
                 tracing::warn!(%error, "the store could not be made durable");
             }

@@ -35,7 +35,7 @@ pub use caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
 };
 pub use local::{CredentialLookup, LocalCaller, LocalOptions, NoCredentials, SecretSource, SshSource};
-pub use received::{Copy, Received};
+pub use received::{Copy, Kept, Received};
 pub use remote::RemoteCaller;
 pub use secret::{MAX_SECRET_BYTES, Secret};
 pub use sessions::{Attachment, LateCaller, Sessions};

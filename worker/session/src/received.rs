@@ -4,6 +4,7 @@
 //! <root>/<slot>.lock                   held by the daemon that uses the slot
 //!        <slot>/<key>/<number>/tree    one copy, whole once its mark is there; never changed afterwards
 //!                             /index   what was said of each entry
+//!                             /whole   its bytes and its name in builds, a line each
 //! ```
 //!
 //! Every transfer that found a change makes a new copy, whose unchanged files are further names of the old one's. So a
@@ -53,8 +54,17 @@ impl Copy {
     ///
     /// # Errors
     /// The mark cannot be made.
-    pub fn mark_whole(&self) -> io::Result<()> {
-        File::create(self.folder.join("whole")).map(drop)
+    pub fn mark_whole(&self, name: &str, bytes: u64) -> io::Result<()> {
+        let name: String = name.chars().filter(|c| !c.is_control()).collect();
+        fs::write(self.folder.join("whole"), format!("{bytes}\n{name}\n"))
+    }
+
+    /// Its bytes and its name in builds.
+    fn mark(&self) -> (u64, String) {
+        let text = fs::read_to_string(self.folder.join("whole")).unwrap_or_default();
+        let mut lines = text.lines();
+        let bytes = lines.next().and_then(|bytes| bytes.parse().ok()).unwrap_or(0);
+        (bytes, lines.next().unwrap_or_default().to_owned())
     }
 }
 
@@ -126,18 +136,82 @@ impl Received {
         }
     }
 
-    /// Removes copies nobody used for `age`.
-    pub fn sweep(&self, age: Duration) {
-        let now = SystemTime::now();
-        self.latest.lock().retain(|_, copy| {
-            let used = fs::metadata(copy.index()).and_then(|data| data.modified());
-            let is_old = used.is_ok_and(|used| now.duration_since(used).unwrap_or_default() >= age);
-            if is_old {
-                copy.is_replaced.store(true, Ordering::Release);
-            }
-            !is_old
-        });
+    /// What is kept, the longest unused first.
+    pub fn list(&self) -> Vec<Kept> {
+        let latest: Vec<_> = {
+            let latest = self.latest.lock();
+            // One hold is the map's own.
+            let held = |copy: &Arc<Copy>| Arc::strong_count(copy) > 1;
+            let all = latest.iter();
+            all.map(|(id, copy)| (id.clone(), held(copy), copy.clone()))
+                .collect()
+        };
+        let mut kept: Vec<Kept> = latest
+            .into_iter()
+            .map(|(id, is_in_use, copy)| {
+                let (bytes, name) = copy.mark();
+                let time = |path: PathBuf| fs::metadata(path).and_then(|data| data.modified());
+                let made = time(copy.folder.join("whole")).unwrap_or(SystemTime::UNIX_EPOCH);
+                let used = time(copy.index()).unwrap_or(made);
+                Kept {
+                    id,
+                    name,
+                    bytes,
+                    made,
+                    used,
+                    is_in_use,
+                }
+            })
+            .collect();
+        kept.sort_by(|a, b| (a.used, &a.id).cmp(&(b.used, &b.id)));
+        kept
     }
+
+    /// Removes what is kept under an id, unless a build reads it now; true if it did.
+    pub fn forget(&self, id: &str) -> bool {
+        let mut latest = self.latest.lock();
+        match latest.get(id) {
+            Some(copy) if Arc::strong_count(copy) == 1 => {
+                copy.is_replaced.store(true, Ordering::Release);
+                let gone = latest.remove(id);
+                // Removing a tree takes its time.
+                drop(latest);
+                drop(gone);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Removes copies nobody used for `age`, and the longest unused while all have more than `bytes`.
+    pub fn sweep(&self, age: Duration, bytes: u64) {
+        let now = SystemTime::now();
+        let kept = self.list();
+        let mut left: u64 = kept.iter().map(|kept| kept.bytes).sum();
+        for kept in kept {
+            let is_old = now.duration_since(kept.used).unwrap_or_default() >= age;
+            if (is_old || left > bytes) && self.forget(&kept.id) {
+                left = left.saturating_sub(kept.bytes);
+            }
+        }
+    }
+}
+
+/// One kept directory.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// Its name here.
+    pub id: String,
+    /// Its name in builds: `context`.
+    pub name: String,
+    /// Bytes of its files.
+    pub bytes: u64,
+    /// When it came.
+    pub made: SystemTime,
+    /// When a build last used it.
+    pub used: SystemTime,
+    /// Whether a build reads it now.
+    pub is_in_use: bool,
 }
 
 /// Finds whole copies, and removes everything else.
@@ -185,7 +259,7 @@ mod tests {
         fs::create_dir_all(copy.tree()).expect("made");
         fs::write(copy.tree().join("f"), content).expect("written");
         fs::write(copy.index(), b"").expect("written");
-        copy.mark_whole().expect("written");
+        copy.mark_whole(key, content.len() as u64).expect("written");
         received.keep(key, &copy);
         copy
     }
@@ -223,8 +297,37 @@ mod tests {
         assert_eq!(fs::read(kept.tree().join("f")).expect("there"), b"kept");
         assert!(again.latest("cut").is_none());
         assert_eq!(fs::read_dir(root.path().join("0")).expect("there").count(), 1);
+        assert!(again.list()[0].is_in_use, "it is held here");
+        again.sweep(Duration::ZERO, u64::MAX);
+        assert!(again.latest("../../etc").is_some(), "a build reads it");
         drop(kept);
-        again.sweep(Duration::ZERO);
+        again.sweep(Duration::ZERO, u64::MAX);
         assert!(again.latest("../../etc").is_none());
+    }
+
+    #[test]
+    fn the_longest_unused_goes_when_all_are_too_much() {
+        let root = tempfile::tempdir().expect("a folder");
+        let received = Received::open(root.path()).expect("opened");
+        for (age, key) in ["a", "b", "c"].into_iter().enumerate() {
+            let copy = made(&received, key, "12345678");
+            let used = SystemTime::now() - Duration::from_secs(100 - age as u64);
+            let index = File::options().write(true).open(copy.index()).expect("there");
+            index
+                .set_times(fs::FileTimes::new().set_modified(used))
+                .expect("set");
+        }
+        let listed: Vec<_> = received
+            .list()
+            .into_iter()
+            .map(|kept| (kept.name, kept.bytes))
+            .collect();
+        assert_eq!(
+            listed,
+            [("a".to_owned(), 8), ("b".to_owned(), 8), ("c".to_owned(), 8)]
+        );
+        received.sweep(Duration::from_secs(1000), 20);
+        let listed: Vec<_> = received.list().into_iter().map(|kept| kept.name).collect();
+        assert_eq!(listed, ["b", "c"]);
     }
 }

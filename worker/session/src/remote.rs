@@ -219,13 +219,13 @@ impl Caller for RemoteCaller {
             }) if older.is_some() => {
                 let copy = self.received.begin(&key);
                 let outcome = self.receive(request, meter, &copy, None).await?;
-                return self.keep(&key, copy, outcome).map(Some);
+                return self.keep(&key, &request.name, copy, outcome).map(Some);
             }
             outcome => outcome?,
         };
         match (outcome, older) {
             (Outcome::Unchanged, Some(older)) => Ok(Some(dir_of(older))),
-            (outcome, _) => self.keep(&key, copy, outcome).map(Some),
+            (outcome, _) => self.keep(&key, &request.name, copy, outcome).map(Some),
         }
     }
 
@@ -457,8 +457,18 @@ impl Caller for RemoteCaller {
 }
 
 impl RemoteCaller {
-    fn keep(&self, key: &str, copy: Arc<Copy>, _: Outcome) -> Result<LocalDir, SessionError> {
-        copy.mark_whole()
+    fn keep(
+        &self,
+        key: &str,
+        name: &str,
+        copy: Arc<Copy>,
+        outcome: Outcome,
+    ) -> Result<LocalDir, SessionError> {
+        let bytes = match outcome {
+            Outcome::Unchanged => 0,
+            Outcome::Made { total, .. } => total,
+        };
+        copy.mark_whole(name, bytes)
             .map_err(|error| self.machine("keep a received directory", error))?;
         self.received.keep(key, &copy);
         Ok(dir_of(copy))

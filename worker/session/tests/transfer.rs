@@ -212,13 +212,18 @@ fn only_what_changed_travels() {
         transfer(&from, &one, None),
         Outcome::Made {
             files: 50,
-            bytes: 50_000
+            bytes: 50_000,
+            total: 50_000,
         }
     );
     fs::write(from.join("f25"), b"changed").expect("written");
     assert_eq!(
         transfer(&from, &two, Some(&one)),
-        Outcome::Made { files: 1, bytes: 7 }
+        Outcome::Made {
+            files: 1,
+            bytes: 7,
+            total: 49_007,
+        }
     );
     let inode = |folder: &Path| fs::metadata(folder.join("tree/f00")).expect("there").ino();
     assert_eq!(inode(&one), inode(&two), "an unchanged file is not copied");
@@ -374,6 +379,13 @@ fn a_good_script_is_taken() {
         fin(),
     ];
     let outcome = receive(&mut Script(packets.into_iter()), work.path(), None).expect("taken");
-    assert_eq!(outcome, Outcome::Made { files: 1, bytes: 5 });
+    assert_eq!(
+        outcome,
+        Outcome::Made {
+            files: 1,
+            bytes: 5,
+            total: 5,
+        }
+    );
     assert_eq!(fs::read(work.path().join("tree/b")).expect("there"), b"hello");
 }

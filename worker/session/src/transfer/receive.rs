@@ -63,6 +63,8 @@ pub enum Outcome {
         files: u64,
         /// Bytes of their contents.
         bytes: u64,
+        /// Bytes of all files of the directory.
+        total: u64,
     },
 }
 
@@ -285,6 +287,7 @@ impl Work<'_> {
             Some(_) => Outcome::Made {
                 files: self.received.0,
                 bytes: self.received.1,
+                total: self.announced.max(self.received.1),
             },
         })
     }
