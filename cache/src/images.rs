@@ -7,6 +7,7 @@ use crate::{
 };
 use oci::{Descriptor, Digest};
 use rusqlite::{OptionalExtension, params};
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 /// A named image.
@@ -47,6 +48,9 @@ impl Images {
             }
         }
         let text = serde_json::to_string(target).expect("a descriptor has string keys");
+        if self.get(name)?.is_none_or(|known| known.target != *target) {
+            self.cache.inner.is_renamed.store(true, Ordering::Release);
+        }
         self.cache.inner.db.write("name image", |tx| {
             let epoch = db::epoch(tx)?;
             tx.prepare_cached("DELETE FROM images WHERE name = ?1")?
@@ -102,6 +106,7 @@ impl Images {
     /// # Errors
     /// The database's.
     pub fn remove(&self, name: &str) -> Result<bool> {
+        self.cache.inner.is_renamed.store(true, Ordering::Release);
         self.cache.inner.db.write("remove image", |tx| {
             Ok(tx.execute("DELETE FROM images WHERE name = ?1", [name])? > 0)
         })

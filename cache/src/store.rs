@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
 };
 use tokio::io::AsyncRead;
@@ -84,6 +84,8 @@ pub(crate) struct Inner {
     next: AtomicU64,
     next_external: AtomicU64,
     pub(crate) counters: Counters,
+    /// A name was given, changed or taken since the last barrier.
+    pub(crate) is_renamed: AtomicBool,
 }
 
 /// What was done, for tests and summaries.
@@ -134,6 +136,7 @@ impl Cache {
             next: AtomicU64::new(0),
             next_external: AtomicU64::new(0),
             counters: Counters::default(),
+            is_renamed: AtomicBool::new(false),
         };
         let cache = Cache {
             inner: Arc::new(inner),
@@ -179,10 +182,17 @@ impl Cache {
     /// # Errors
     /// Those of syncing; what was written is then still there, but not yet safe.
     pub fn barrier(&self) -> Result<()> {
+        self.inner.is_renamed.store(false, Ordering::Release);
         let ended = self.inner.db.next_epoch()?;
         let folder = fs::File::open(&self.inner.root).map_err(CacheError::io("open", &self.inner.root))?;
         rustix::fs::syncfs(&folder).map_err(|e| CacheError::io("sync", &self.inner.root)(e.into()))?;
         self.inner.db.mark_durable(ended)
+    }
+
+    /// Whether an image was named, renamed or removed since the last barrier: what somebody was told is not yet safe.
+    #[must_use]
+    pub fn is_renamed(&self) -> bool {
+        self.inner.is_renamed.load(Ordering::Acquire)
     }
 
     /// The ref of no layers.

@@ -264,3 +264,29 @@ impl<R: std::io::Read> TakeBytes for R {
         std::io::Read::take(self, bytes)
     }
 }
+
+#[test]
+fn a_new_name_waits_for_a_barrier_a_known_one_does_not() {
+    let root = tempfile::tempdir().expect("a folder");
+    let cache = Cache::open(root.path(), Options::default()).expect("a new store");
+    let blob = cache.content().put(b"manifest").expect("written");
+    let target = oci::Descriptor::of("text/plain", b"manifest");
+    let images = cache.images();
+    let name = |name: &str, target: &oci::Descriptor| {
+        images.set(name, target, &[blob]).expect("named");
+        let is_news = cache.is_renamed();
+        cache.barrier().expect("synced");
+        assert!(!cache.is_renamed());
+        is_news
+    };
+    assert!(name("a", &target));
+    assert!(!name("a", &target), "nothing changed");
+    assert!(name("b", &target));
+    let other = oci::Descriptor {
+        media_type: "text/html".into(),
+        ..target.clone()
+    };
+    assert!(name("a", &other), "the name means something else");
+    cache.images().remove("b").expect("removed");
+    assert!(cache.is_renamed());
+}

@@ -92,6 +92,9 @@ pub(super) fn remove(global: &Global, args: &RmiArgs) -> Result<ExitStatus> {
             Err(error) => return Err(error.into()),
         }
     }
+    if cache.is_renamed() {
+        cache.barrier()?;
+    }
     Ok(if is_missing {
         ExitStatus::USER
     } else {
@@ -109,6 +112,7 @@ pub(super) fn tag(global: &Global, args: &TagArgs) -> Result<ExitStatus> {
     }
     let blobs = cache.images().blobs(&image.name)?;
     cache.images().set(&name.to_string(), &image.target, &blobs)?;
+    cache.barrier()?;
     Ok(ExitStatus::DONE)
 }
 

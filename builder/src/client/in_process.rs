@@ -70,7 +70,7 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     job.discard().await;
     let summary = screen.finish().await;
     let mut outcome = built?;
-    if summary.ran > 0 {
+    if summary.ran > 0 || engine.cache.is_renamed() {
         outcome.notes.extend(settle(&engine.cache).await);
     }
     outcome.summary = summary;
@@ -150,7 +150,7 @@ pub fn open(config: &Config, oci_runtime: Option<PathBuf>) -> Result<Engine, Bui
 }
 
 /// Makes what was built survive a power cut: one sync for the whole build. A build the cache served has nothing worth
-/// waiting for; what it named is made safe by the next one that works. Answers what to tell the user on failure.
+/// waiting for, unless it gave something a new name. Answers what to tell the user on failure.
 async fn settle(cache: &Cache) -> Option<String> {
     let cache = cache.clone();
     let synced = tokio::task::spawn_blocking(move || cache.barrier()).await;

@@ -155,7 +155,8 @@ impl Runner {
         }
         build.job.stop().await;
         let steps = counted.await.unwrap_or_default();
-        if answer.is_ok() && steps.total > steps.cached {
+        let has_news = steps.total > steps.cached || self.engine.cache.is_renamed();
+        if answer.is_ok() && has_news {
             self.make_durable().await;
         }
         build.log.close();
