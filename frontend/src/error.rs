@@ -106,6 +106,24 @@ impl Error {
         self
     }
 
+    /// Says which word may have been meant, as BuildKit says it: in the message itself.
+    #[must_use]
+    pub(crate) fn suggesting(mut self, near: Option<&str>) -> Self {
+        if let (ErrorKind::Invalid(text), Some(near)) = (&mut *self.kind, near) {
+            text.push_str(&format!(" (did you mean {near}?)"));
+        }
+        self
+    }
+
+    /// Says on which line an instruction is wrong in itself.
+    #[must_use]
+    pub(crate) fn on_line(mut self, line: i32) -> Self {
+        if let ErrorKind::Invalid(text) = &mut *self.kind {
+            *text = format!("dockerfile parse error on line {line}: {text}");
+        }
+        self
+    }
+
     /// Adds what may have been meant.
     #[must_use]
     pub(crate) fn hinting(mut self, hint: Option<String>) -> Self {

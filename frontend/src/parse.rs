@@ -61,16 +61,18 @@ pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
         escape: file.escape,
     };
     for line in &file.lines {
-        let parsed = instruction::parse(line, file.escape, lint).map_err(|error| error.at(&line.ranges()))?;
+        let parsed = instruction::parse(line, file.escape, lint).map_err(|error| {
+            error
+                .on_line(line.ranges().first().map_or(0, |range| range.start.line))
+                .at(&line.ranges())
+        })?;
         match parsed {
             instruction::Parsed::From(stage) => dockerfile.stages.push(*stage),
             instruction::Parsed::Instruction(instruction) => match dockerfile.stages.last_mut() {
                 Some(stage) => stage.instructions.push(*instruction),
                 None if matches!(instruction.kind, Kind::Arg(_)) => dockerfile.global_args.push(*instruction),
                 None => {
-                    return Err(
-                        Error::invalid("no stage has begun: FROM comes first").at(&instruction.ranges)
-                    );
+                    return Err(Error::invalid("no build stage in current context").at(&instruction.ranges));
                 }
             },
         }

@@ -268,8 +268,10 @@ impl Planner<'_> {
 
     fn copy_source(&mut self, from: &str, ranges: &[Range]) -> Result<usize, Error> {
         if self.lex().expand(from, NOTHING).map_err(Error::invalid)?.text != from {
-            let hint = "give the image a name: FROM $IMAGE AS name, then --from=name";
-            return Err(Error::invalid("variables are not expanded in --from").hinting(Some(hint.to_owned())));
+            return Err(Error::invalid(
+                "variable expansion is not supported for --from, define a new stage with FROM using ARG from global \
+                 scope as a workaround",
+            ));
         }
         match from.parse::<i64>() {
             Ok(number) => match usize::try_from(number) {

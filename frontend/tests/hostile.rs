@@ -62,7 +62,7 @@ async fn hostile_dockerfiles_are_refused() {
         ("arrays", arrays, ""),
         ("many", many, "10002 instructions"),
         ("stages", stages, "5001 stages"),
-        ("heredocs", docs, "not closed"),
+        ("heredocs", docs, "unterminated heredoc"),
         (
             "a long line",
             format!("FROM scratch\n# {}\n", "x".repeat(70_000)),

@@ -218,7 +218,9 @@ pub(super) fn pairs(rest: &str, escape: char, keyword: &str) -> Result<Vec<Pair>
             value: value.to_owned(),
             is_legacy: false,
         }),
-        None => Err(format!("there is no = in {word:?}; {keyword} must be name=value")),
+        None => Err(format!(
+            "Syntax error - can't find = in {word:?}. Must be of the form: name=value"
+        )),
     };
     words.iter().map(one).collect()
 }

@@ -35,7 +35,9 @@ impl Directives {
             return Ok(None);
         };
         if self.seen.contains(&name) {
-            return Err(Error::invalid(format!("the directive {name} stands twice")));
+            return Err(Error::invalid(format!(
+                "only one {name} parser directive can be used"
+            )));
         }
         self.seen.push(name.clone());
         Ok(Some((name, value)))

@@ -29,11 +29,10 @@ impl Flags {
             };
             let bare = name.strip_prefix("--").unwrap_or(name);
             let Some((_, takes)) = known.iter().find(|(known, _)| *known == bare) else {
-                let hint = suggest::nearest(bare, known.iter().map(|(name, _)| *name));
-                let error = Error::invalid(format!("unknown flag {name}"));
-                return Err(error.hinting(hint.map(|name| format!("did you mean --{name}?"))));
+                let near = suggest::nearest(bare, known.iter().map(|(name, _)| *name));
+                return Err(Error::invalid(format!("unknown flag: {name}")).suggesting(near));
             };
-            let missing = || Error::invalid(format!("the flag {name} has no value"));
+            let missing = || Error::invalid(format!("missing a value on flag: {bare}"));
             let value = match (takes, value) {
                 (Takes::Bool, None) => "true".to_owned(),
                 (_, None) | (Takes::Bool, Some("")) => return Err(missing()),
@@ -41,7 +40,7 @@ impl Flags {
                     lower @ ("true" | "false") => lower.to_owned(),
                     _ => {
                         return Err(Error::invalid(format!(
-                            "the flag {name} must be true or false, not {value:?}"
+                            "expecting boolean value for flag {bare}, not: {value}"
                         )));
                     }
                 },
@@ -49,7 +48,7 @@ impl Flags {
             };
             let values = found.entry(bare.to_owned()).or_default();
             if !values.is_empty() && *takes != Takes::Texts {
-                return Err(Error::invalid(format!("the flag {name} is given twice")));
+                return Err(Error::invalid(format!("duplicate flag specified: {bare}")));
             }
             values.push(value);
         }

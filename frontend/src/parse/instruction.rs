@@ -73,6 +73,9 @@ pub(super) fn parse(line: &Line, escape: char, lint: &Lint) -> Result<Parsed, Er
     })))
 }
 
+/// The shortest interval of a HEALTHCHECK, in nanoseconds.
+const MIN_INTERVAL: i64 = 1_000_000;
+
 impl Request<'_> {
     fn kind(&self, lint: &Lint) -> Result<Kind, Error> {
         Ok(match self.keyword.as_str() {
@@ -101,8 +104,8 @@ impl Request<'_> {
             "VOLUME" => Kind::Volume(self.volume()?),
             "WORKDIR" => Kind::Workdir(self.one_text()?),
             _ => {
-                let error = Error::invalid(format!("unknown instruction {:?}", self.split.keyword));
-                return Err(error.hinting(suggest::hint(&self.split.keyword, KEYWORDS.iter().copied())));
+                let error = Error::invalid(format!("unknown instruction: {}", self.split.keyword));
+                return Err(error.suggesting(suggest::nearest(&self.split.keyword, KEYWORDS.iter().copied())));
             }
         })
     }
@@ -112,14 +115,14 @@ impl Request<'_> {
     }
 
     fn needs_argument(&self) -> Error {
-        Error::invalid(format!("{} needs at least one argument", self.keyword))
+        Error::invalid(format!("{} requires at least one argument", self.keyword))
     }
 
     /// The whole rest as one text.
     fn one_text(&self) -> Result<String, Error> {
         if self.split.rest.is_empty() {
             return Err(Error::invalid(format!(
-                "{} needs exactly one argument",
+                "{} requires exactly one argument",
                 self.keyword
             )));
         }
@@ -148,7 +151,10 @@ impl Request<'_> {
     fn sources(&self) -> Result<Sources, Error> {
         let (mut words, _) = self.json_or_words()?;
         let (dest, 1..) = (words.pop(), words.len()) else {
-            let error = format!("{} needs a source and a destination", self.keyword);
+            let error = format!(
+                "{} requires at least two arguments, but only one was provided. Destination could not be determined",
+                self.keyword
+            );
             return Err(Error::invalid(error));
         };
         let mut sources = Sources {
@@ -157,7 +163,7 @@ impl Request<'_> {
         };
         if heredoc::is_heredoc(&sources.dest) {
             return Err(Error::invalid(format!(
-                "the destination of {} cannot be a heredoc",
+                "{} cannot accept a heredoc as destination",
                 self.keyword
             )));
         }
@@ -243,7 +249,7 @@ impl Request<'_> {
             return Err(self.needs_argument());
         }
         let one = |word: &String| match word.split_once('=') {
-            Some(("", _)) => Err(Error::invalid("names of ARG cannot be blank")),
+            Some(("", _)) => Err(Error::invalid("ARG names can not be blank")),
             Some((name, value)) => Ok(Arg {
                 name: name.to_owned(),
                 value: Some(value.to_owned()),
@@ -301,16 +307,16 @@ impl Request<'_> {
             "none" => RunNetwork::None,
             "host" => RunNetwork::Host,
             other => {
-                let error = Error::invalid(format!("unknown network {other:?}"));
-                return Err(error.hinting(suggest::hint(other, ["default", "none", "host"])));
+                let error = Error::invalid(format!("invalid network mode {other:?}"));
+                return Err(error.suggesting(suggest::nearest(other, ["default", "none", "host"])));
             }
         };
         let is_insecure = match flags.text("security").as_str() {
             "" | "sandbox" => false,
             "insecure" => true,
             other => {
-                let error = Error::invalid(format!("unknown security {other:?}"));
-                return Err(error.hinting(suggest::hint(other, ["sandbox", "insecure"])));
+                let error = Error::invalid(format!("security {other:?} is not valid"));
+                return Err(error.suggesting(suggest::nearest(other, ["sandbox", "insecure"])));
             }
         };
         let mounts = flags.texts("mount");
@@ -351,7 +357,7 @@ impl Request<'_> {
         self.flags(&[])?;
         let words: Vec<String> = words.iter().map(|word| word.trim().to_owned()).collect();
         if words.iter().any(String::is_empty) {
-            return Err(Error::invalid("VOLUME cannot be an empty path"));
+            return Err(Error::invalid("VOLUME specified can not be an empty string"));
         }
         Ok(words)
     }
@@ -363,7 +369,7 @@ impl Request<'_> {
             Json::Words(_) => Err(self.needs_argument()),
             Json::NotStrings => Err(not_strings()),
             Json::No if self.split.rest.is_empty() => Err(self.needs_argument()),
-            Json::No => Err(Error::invalid("SHELL must be in JSON form")
+            Json::No => Err(Error::invalid("SHELL requires the arguments to be in JSON form")
                 .hinting(Some("write it as SHELL [\"/bin/bash\", \"-c\"]".to_owned()))),
         }
     }
@@ -376,7 +382,10 @@ impl Request<'_> {
         let inner = arguments::split(&self.split.rest, self.escape).map_err(Error::invalid)?;
         let keyword = inner.keyword.to_uppercase();
         if matches!(keyword.as_str(), "ONBUILD" | "FROM" | "MAINTAINER") {
-            return Err(Error::invalid(format!("{keyword} cannot be an ONBUILD trigger")));
+            return Err(Error::invalid(match keyword.as_str() {
+                "ONBUILD" => "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed".to_owned(),
+                other => format!("{other} isn't allowed as an ONBUILD trigger"),
+            }));
         }
         let text = self.line.text.trim_start();
         let mut trigger = text[self.split.keyword.len()..].trim_start().to_owned();
@@ -413,22 +422,24 @@ impl Request<'_> {
                 let flags = self.flags(&known)?;
                 let (args, is_shell) = shell_or_json(rest)?;
                 if args.is_empty() {
-                    return Err(Error::invalid("HEALTHCHECK CMD needs a command"));
+                    return Err(Error::invalid("Missing command after HEALTHCHECK CMD"));
                 }
                 let first = if is_shell { "CMD-SHELL" } else { "CMD" };
                 let time = |name: &str| match flags.text(name).as_str() {
                     "" => Ok(0),
-                    text => quantity::duration(text)
-                        .map_err(|reason| Error::invalid(format!("--{name}: {reason}"))),
+                    text => match quantity::duration(text).map_err(Error::invalid)? {
+                        short if short != 0 && short < MIN_INTERVAL => Err(Error::invalid(format!(
+                            "Interval {name:?} cannot be less than 1ms"
+                        ))),
+                        time => Ok(time),
+                    },
                 };
                 let retries = match flags.text("retries").as_str() {
                     "" => 0,
                     text => match text.parse::<i32>() {
                         Ok(retries) if retries >= 0 => i64::from(retries),
                         _ => {
-                            return Err(Error::invalid(format!(
-                                "--retries must be a number from 0, not {text:?}"
-                            )));
+                            return Err(Error::invalid(format!("--retries cannot be negative ({text})")));
                         }
                     },
                 };
@@ -442,10 +453,8 @@ impl Request<'_> {
                 })
             }
             _ => {
-                let error = Error::invalid(format!(
-                    "unknown kind {kind:?} of HEALTHCHECK: it must be CMD or NONE"
-                ));
-                Err(error.hinting(suggest::hint(&kind, ["CMD", "NONE"])))
+                let error = Error::invalid(format!("Unknown type {kind:?} in HEALTHCHECK (try CMD)"));
+                Err(error)
             }
         }
     }
@@ -469,7 +478,7 @@ impl Request<'_> {
         let (base, name) = match words.as_slice() {
             [base] => (base, String::new()),
             [base, as_word, name] if as_word.eq_ignore_ascii_case("as") => (base, stage_name(name)?),
-            _ => return Err(Error::invalid("FROM must be: FROM <image> [AS <name>]")),
+            _ => return Err(Error::invalid("FROM requires either one or three arguments")),
         };
         let flags = self.flags(&[("platform", Takes::Text)])?;
         if !name.is_empty() {
@@ -495,7 +504,7 @@ fn stage_name(name: &str) -> Result<String, Error> {
         return Ok(lower);
     }
     Err(Error::invalid(format!(
-        "{name:?} cannot be a stage name: letters, digits, '-', '_' and '.', a letter first"
+        "invalid name for build stage: {name:?}, name can't start with a number or contain symbols"
     )))
 }
 
@@ -510,7 +519,7 @@ fn shell_or_json(rest: &str) -> Result<(Vec<String>, bool), Error> {
 }
 
 fn not_strings() -> Error {
-    Error::invalid("an array in JSON form may hold only strings")
+    Error::invalid("when using JSON array syntax, arrays must be comprised of strings only")
 }
 
 fn device(value: &str) -> Result<Device, Error> {

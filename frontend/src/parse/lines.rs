@@ -90,7 +90,7 @@ impl<'a> Reader<'a> {
                     Ok(true)
                 }
                 _ => Err(
-                    Error::invalid(format!("the escape character must be \\ or `, not {value:?}"))
+                    Error::invalid(format!("invalid escape token '{value}' does not match ` or \\"))
                         .at(&[here]),
                 ),
             },
@@ -160,7 +160,7 @@ pub(super) fn split(bytes: &[u8]) -> Result<File, Error> {
         file.lines.push(joined);
     }
     if file.lines.is_empty() {
-        return Err(Error::invalid("the Dockerfile has no instructions"));
+        return Err(Error::invalid("file with no instructions"));
     }
     file.escape = reader.escape;
     Ok(file)
@@ -203,8 +203,7 @@ fn attach_heredocs(reader: &mut Reader<'_>, line: &mut Line) -> Result<(), Error
         loop {
             let Some(raw) = reader.next()? else {
                 line.last = reader.number();
-                let error = format!("the heredoc {:?} is not closed", doc.name);
-                return Err(Error::invalid(error).at(&line.ranges()));
+                return Err(Error::invalid("unterminated heredoc").at(&line.ranges()));
             };
             let end = text(raw);
             let end = if doc.is_chomped {

@@ -39,7 +39,8 @@ pub(super) fn from(value: &str) -> Result<String, Error> {
         };
         if key.eq_ignore_ascii_case("from") {
             if value.find('$').is_some_and(|at| at + 1 != value.len()) {
-                let error = Error::invalid("variables are not expanded in from= of a mount");
+                let error =
+                    Error::invalid("'from' doesn't support variable expansion, define alias stage instead");
                 return Err(error.hinting(Some(
                     "give the image a name: FROM $IMAGE AS name, then from=name".to_owned(),
                 )));
@@ -66,7 +67,7 @@ pub(crate) fn parse(
                 "required" => return Err(misplaced("required", mount.kind)),
                 _ => {
                     return Err(Error::invalid(format!(
-                        "the mount option {field:?} must be key=value"
+                        "invalid field '{field}' must be a key=value pair"
                     )));
                 }
             }
@@ -95,8 +96,8 @@ fn set(mount: &mut Mount, key: &str, value: String, field: &str) -> Result<(), E
         "env" => mount.env = Some(value),
         "required" if is_from_client(mount.kind) => mount.is_required = boolean(key, &value)?,
         "size" if mount.kind == MountKind::Tmpfs => {
-            mount.size =
-                quantity::bytes(&value).ok_or_else(|| Error::invalid(format!("{value:?} is no size")))?;
+            mount.size = quantity::bytes(&value)
+                .ok_or_else(|| Error::invalid(format!("invalid value for size: {value}")))?;
         }
         "required" | "size" => return Err(misplaced(key, mount.kind)),
         "sharing" => mount.sharing = Some(sharing(&value)?),
@@ -104,15 +105,14 @@ fn set(mount: &mut Mount, key: &str, value: String, field: &str) -> Result<(), E
         "uid" => mount.uid = Some(number(key, &value, 10)?),
         "gid" => mount.gid = Some(number(key, &value, 10)?),
         _ => {
-            let error = Error::invalid(format!("unknown mount option {key:?} in {field:?}"));
-            return Err(error.hinting(suggest::hint(key, KEYS.iter().copied())));
+            let error = Error::invalid(format!("unexpected key '{key}' in '{field}'"));
+            return Err(error.suggesting(suggest::nearest(key, KEYS.iter().copied())));
         }
     }
     Ok(())
 }
 
 fn check(mount: &Mount) -> Result<(), Error> {
-    let kind = name(mount.kind);
     if matches!(mount.kind, MountKind::Bind | MountKind::Tmpfs) {
         for (key, value) in [("mode", mount.mode), ("uid", mount.uid), ("gid", mount.gid)] {
             if value.is_some() {
@@ -125,15 +125,15 @@ fn check(mount: &Mount) -> Result<(), Error> {
     }
     if mount.kind == MountKind::Secret {
         let problem = if !mount.from.is_empty() {
-            "has no from"
+            "secret mount should not have a from"
         } else if mount.source.is_empty() && mount.target.is_empty() && mount.id.is_empty() {
-            "must have an id or a target"
+            "invalid secret mount. one of source, target required"
         } else if !mount.source.is_empty() && !mount.id.is_empty() {
-            "has a source or an id, not both"
+            "both source and id can't be set"
         } else {
             return Ok(());
         };
-        return Err(Error::invalid(format!("a {kind} mount {problem}")));
+        return Err(Error::invalid(problem));
     }
     Ok(())
 }
@@ -150,8 +150,11 @@ fn kind(value: &str) -> Result<MountKind, Error> {
         "secret" => MountKind::Secret,
         "ssh" => MountKind::Ssh,
         _ => {
-            let error = Error::invalid(format!("unknown mount type {value:?}"));
-            return Err(error.hinting(suggest::hint(value, ["bind", "cache", "tmpfs", "secret", "ssh"])));
+            let error = Error::invalid(format!("unsupported mount type {value:?}"));
+            return Err(error.suggesting(suggest::nearest(
+                value,
+                ["bind", "cache", "tmpfs", "secret", "ssh"],
+            )));
         }
     })
 }
@@ -162,8 +165,8 @@ fn sharing(value: &str) -> Result<CacheSharing, Error> {
         "private" => CacheSharing::Private,
         "locked" => CacheSharing::Locked,
         _ => {
-            let error = Error::invalid(format!("unknown sharing {value:?}"));
-            return Err(error.hinting(suggest::hint(value, ["shared", "private", "locked"])));
+            let error = Error::invalid(format!("unsupported sharing value {value:?}"));
+            return Err(error.suggesting(suggest::nearest(value, ["shared", "private", "locked"])));
         }
     })
 }
@@ -179,15 +182,18 @@ fn name(kind: MountKind) -> &'static str {
 }
 
 fn misplaced(key: &str, kind: MountKind) -> Error {
-    Error::invalid(format!("{key} means nothing for a {} mount", name(kind)))
+    Error::invalid(match key {
+        "mode" | "uid" | "gid" => format!("{key} not allowed for {:?} type mounts", name(kind)),
+        "sharing" if kind == MountKind::Secret => "secret mount should not define sharing".to_owned(),
+        "sharing" => format!("invalid cache sharing set for {} mount", name(kind)),
+        key => format!("unexpected key '{key}' for mount type '{}'", name(kind)),
+    })
 }
 
 fn boolean(key: &str, value: &str) -> Result<bool, Error> {
-    go_bool(value)
-        .ok_or_else(|| Error::invalid(format!("{key} of a mount must be true or false, not {value:?}")))
+    go_bool(value).ok_or_else(|| Error::invalid(format!("invalid value for {key}: {value}")))
 }
 
 fn number(key: &str, value: &str, radix: u32) -> Result<u32, Error> {
-    u32::from_str_radix(value, radix)
-        .map_err(|_| Error::invalid(format!("{key} of a mount must be a number, not {value:?}")))
+    u32::from_str_radix(value, radix).map_err(|_| Error::invalid(format!("invalid value {value} for {key}")))
 }

@@ -1,8 +1,8 @@
 //! Times and sizes as Go writes them: `1m30s`, `64m`.
 
-/// A time in nanoseconds; at least a millisecond, or 0.
+/// A time in nanoseconds.
 pub(super) fn duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("{text:?} is no time: it must be like 30s, 1m30s or 500ms");
+    let invalid = || format!("time: invalid duration {text:?}");
     let (sign, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (-1.0, &text[1..]),
         Some(b'+') => (1.0, &text[1..]),
@@ -39,9 +39,6 @@ pub(super) fn duration(text: &str) -> Result<i64, String> {
     let total = total * sign;
     if !total.is_finite() || total.abs() > 9.2e18 {
         return Err(invalid());
-    }
-    if total != 0.0 && total < 1e6 {
-        return Err(format!("{text:?} is shorter than a millisecond"));
     }
     Ok(total.round() as i64)
 }
