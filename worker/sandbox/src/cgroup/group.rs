@@ -1,5 +1,6 @@
 //! The groups of one step: made, limited, read and removed.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -30,6 +31,8 @@ pub(crate) struct Cgroups {
     /// Our group in version 2, when it could be made.
     unified: Option<PathBuf>,
     device_program: Option<OwnedFd>,
+    /// Groups above those of steps (`--cgroup-parent`) that were not there before us.
+    made: RefCell<Vec<PathBuf>>,
 }
 
 impl Cgroups {
@@ -58,6 +61,7 @@ impl Cgroups {
             instance,
             unified,
             device_program,
+            made: RefCell::default(),
         }
     }
 
@@ -111,6 +115,7 @@ impl Cgroups {
         }
         let top = self.hierarchies.unified.as_ref()?;
         let base = top.join(parent).join(&self.instance);
+        self.made.borrow_mut().extend(missing(top, &base));
         make_with_controllers(top, &base).ok()?;
         Some(base)
     }
@@ -134,7 +139,11 @@ impl Cgroups {
             if let Some((dir, _)) = in_unified {
                 write_all(dir, &unified)?;
             } else if let Some(mount) = self.hierarchies.legacy.get(controller) {
-                let dir = mount.join(parent).join(&self.instance).join(id);
+                let base = mount.join(parent).join(&self.instance);
+                if !parent.as_os_str().is_empty() {
+                    self.made.borrow_mut().extend(missing(mount, &base));
+                }
+                let dir = base.join(id);
                 if let Err(error) = make_legacy(mount, &dir) {
                     notes.push(format!(
                         "the {controller} limit is not in force: {}: {error}",
@@ -161,11 +170,19 @@ impl Drop for Cgroups {
             .legacy
             .values()
             .map(|mount| mount.join(&self.instance));
-        for dir in self.unified.iter().cloned().chain(legacy) {
+        // The deepest first, as each was noted with its parents behind it.
+        let made = self.made.take();
+        for dir in self.unified.iter().cloned().chain(legacy).chain(made) {
             // Not empty means that somebody else still uses it; the next builder's sweep sees to it.
             let _kept = fs::remove_dir(dir);
         }
     }
+}
+
+/// Those of `group` and its parents below `top` that are not there yet, the deepest first.
+pub(super) fn missing(top: &Path, group: &Path) -> Vec<PathBuf> {
+    let below = group.ancestors().take_while(|dir| *dir != top);
+    below.filter(|dir| !dir.exists()).map(Into::into).collect()
 }
 
 /// Makes `group` below `top`, with every controller that can be had enabled on the way.

@@ -4,14 +4,17 @@
 
 use std::path::{Path, PathBuf};
 
+use super::Hierarchies;
+use super::group::{missing, parent_path};
 use super::sweep::{instance_name, remove_below};
-use super::{Hierarchies, group::parent_path};
 
 /// Where a runtime is to make its groups; they go with this value.
 #[derive(Debug)]
 pub struct ToolGroups {
     /// Relative to the root of every hierarchy.
     path: PathBuf,
+    /// Groups above it that were not there before.
+    made: Vec<PathBuf>,
 }
 
 impl ToolGroups {
@@ -23,7 +26,12 @@ impl ToolGroups {
             return None;
         }
         let path = parent_path(parent).ok()?.join("builder").join(instance_name()?);
-        Some(Self { path })
+        let hierarchies = Hierarchies::find();
+        let mounts = hierarchies.unified.iter().chain(&hierarchies.mounts);
+        let made = mounts
+            .flat_map(|mount| missing(mount, &mount.join(&path)))
+            .collect();
+        Some(Self { path, made })
     }
 
     /// As `linux.cgroupsPath` of the runtime's configuration.
@@ -46,5 +54,30 @@ impl Drop for ToolGroups {
                 remove_below(&group);
             }
         }
+        for group in &self.made {
+            // Not empty means that somebody else uses it by now.
+            let _kept = std::fs::remove_dir(group);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn groups_go_with_the_parents_that_were_new() {
+        let parent = format!("sandbox-test-{}/inner", std::process::id());
+        let hierarchies = Hierarchies::find();
+        let mount = hierarchies.unified.iter().chain(&hierarchies.mounts).next();
+        // Without root or a hierarchy there is nothing to look at.
+        let (Some(groups), Some(mount)) = (ToolGroups::new(Some(&parent)), mount) else {
+            return;
+        };
+        let step = mount.join(groups.path().trim_start_matches('/'));
+        std::fs::create_dir_all(step.join("deeper")).expect("made as a runtime does");
+        drop(groups);
+        assert!(!mount.join(&parent).parent().expect("a parent").exists());
+        assert!(ToolGroups::new(Some("../up")).is_none());
     }
 }
