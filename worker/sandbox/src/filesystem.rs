@@ -25,6 +25,8 @@ pub(crate) enum FsOption<'a> {
 /// Those of fsopen(2), fsconfig(2) and fsmount(2).
 pub(crate) fn create(kind: &CStr, options: &[FsOption<'_>], attributes: MountAttrFlags) -> Result<OwnedFd> {
     let context = fsopen(kind, FsOpenFlags::FSOPEN_CLOEXEC)?;
+    // What mount(8) and df(1) show in the first column; without it they show `none`.
+    fsconfig_set_string(&context, c"source", kind)?;
     for option in options {
         match option {
             FsOption::Flag(key) => fsconfig_set_flag(&context, *key)?,
