@@ -162,3 +162,54 @@ fn a_dockerfile_is_fetched_from_its_address() {
     let said = text(&missing.stderr);
     assert!(said.contains("/missing") && said.contains("404"), "{said}");
 }
+
+#[test]
+fn builds_are_kept_in_the_history() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let root = folder.path().join("root").display().to_string();
+    let context = folder.path().join("shop");
+    std::fs::create_dir(&context).expect("made");
+    std::fs::write(context.join("file"), "content").expect("written");
+    let context = context.display().to_string();
+    let run = |args: &[&str]| builder(&[&["--root", &root], args].concat());
+    let said = |args: &[&str]| {
+        let output = run(args);
+        assert_eq!(
+            output.status.code(),
+            Some(0),
+            "{args:?}: {}",
+            text(&output.stderr)
+        );
+        text(&output.stdout)
+    };
+    let build = |dockerfile: &str| {
+        std::fs::write(format!("{context}/Dockerfile"), dockerfile).expect("written");
+        run(&["build", "-q", &context]).status.code()
+    };
+    assert_eq!(build("FROM scratch\nCOPY file /good\n"), Some(0));
+    assert_ne!(build("FROM scratch\nCOPY nowhere /bad\n"), Some(0));
+    let listed = said(&["history", "ls"]);
+    let rows: Vec<&str> = listed.lines().skip(1).collect();
+    assert_eq!(rows.len(), 2, "{listed}");
+    assert!(rows[0].contains("shop") && rows[0].contains("Error"), "{listed}");
+    assert!(rows[1].contains("Completed"), "{listed}");
+    assert_eq!(
+        said(&["history", "ls", "--filter", "status=completed"])
+            .lines()
+            .count(),
+        2
+    );
+    assert!(said(&["history", "logs", "^1"]).contains("COPY file /good"));
+    assert!(said(&["history", "timing", "^1"]).contains("critical path"));
+    assert!(said(&["history", "timing", "--html", "-", "^1"]).contains("COPY file /good"));
+    let record: serde_json::Value = serde_json::from_str(&said(&["history", "inspect"])).expect("JSON");
+    assert!(
+        record["error"]["message"]
+            .as_str()
+            .is_some_and(|why| why.contains("nowhere")),
+        "{record}"
+    );
+    assert_eq!(said(&["history", "rm", "--all"]).lines().count(), 2);
+    assert_eq!(said(&["history", "ls"]).lines().count(), 1);
+    assert_ne!(run(&["history", "logs"]).status.code(), Some(0));
+}

@@ -52,7 +52,7 @@ pub enum Command {
     Load(LoadArgs),
     /// Show an image's manifest and configuration as JSON
     Inspect(InspectArgs),
-    /// Show the instructions an image was made by
+    /// Show the instructions an image was made by, or builds that are over (ls, inspect, logs, timing, rm)
     History(HistoryArgs),
     /// Run a command in an image, in the same sandbox as RUN
     Run(RunArgs),
@@ -200,15 +200,93 @@ pub enum InspectPart {
 
 /// `history`
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct HistoryArgs {
+    /// What to show of builds instead
+    #[command(subcommand)]
+    pub command: Option<HistoryCommand>,
     /// The image
-    pub image: String,
+    #[arg(required = true)]
+    pub image: Option<String>,
     /// Show whole instructions
     #[arg(long)]
     pub no_trunc: bool,
     /// Which platform's image of several
     #[arg(long)]
     pub platform: Option<String>,
+}
+
+/// `history`, of builds
+#[derive(Debug, Subcommand)]
+pub enum HistoryCommand {
+    /// List builds, the newest first
+    Ls(HistoryLsArgs),
+    /// Show what a build was asked and how it ended
+    Inspect(HistoryRefArgs),
+    /// Show again what a build showed
+    Logs(HistoryLogsArgs),
+    /// Show where a build's time went: bars in the terminal, or a page with the graph
+    Timing(HistoryTimingArgs),
+    /// Forget builds
+    Rm(HistoryRmArgs),
+}
+
+/// `history ls`
+#[derive(Debug, Args)]
+pub struct HistoryLsArgs {
+    /// Only builds that are so: ref=, status=, repository=, startedAt>, completedAt<, duration>; may be repeated
+    #[arg(long, value_name = "FILTER")]
+    pub filter: Vec<String>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// At most so many
+    #[arg(long, short = 'n', value_name = "COUNT", default_value_t = 0)]
+    pub limit: usize,
+}
+
+/// A build of the history
+#[derive(Debug, Args)]
+pub struct HistoryRefArgs {
+    /// The build's id or the beginning of it; ^1 is the one before the newest [default: the newest]
+    #[arg(value_name = "BUILD", default_value = "")]
+    pub build: String,
+}
+
+/// `history logs`
+#[derive(Debug, Args)]
+pub struct HistoryLogsArgs {
+    /// The build's id or the beginning of it [default: the newest]
+    #[arg(value_name = "BUILD", default_value = "")]
+    pub build: String,
+    /// How: plain or rawjson
+    #[arg(long, default_value = "plain")]
+    pub progress: String,
+}
+
+/// `history timing`
+#[derive(Debug, Args)]
+pub struct HistoryTimingArgs {
+    /// The build's id or the beginning of it [default: the newest]
+    #[arg(value_name = "BUILD", default_value = "")]
+    pub build: String,
+    /// Show steps of the cache as well
+    #[arg(long)]
+    pub all: bool,
+    /// Write a page with the graph and the times instead; - is stdout
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+}
+
+/// `history rm`
+#[derive(Debug, Args)]
+pub struct HistoryRmArgs {
+    /// The builds
+    #[arg(value_name = "BUILD", required_unless_present = "all")]
+    pub builds: Vec<String>,
+    /// Every build that is over and not pinned
+    #[arg(long, conflicts_with = "builds")]
+    pub all: bool,
 }
 
 /// `run`

@@ -173,7 +173,8 @@ fn everything(cache: &Cache, image: &Image, wanted: Option<&Platform>) -> Result
 /// Shows the instructions, the last first.
 pub(super) fn history(global: &Global, args: &HistoryArgs) -> Result<ExitStatus> {
     let cache = store(global)?;
-    let image = stored::find(&cache, &args.image)?;
+    let name = args.image.as_deref().unwrap_or_default();
+    let image = stored::find(&cache, name)?;
     let found = stored::for_platform(&cache, &image, platform(args.platform.as_deref())?.as_ref())?;
     let mut sizes = found.manifest.layers.iter().map(|layer| layer.size);
     let mut table = Table::new(&["CREATED", "SIZE", "CREATED BY"]);

@@ -21,6 +21,7 @@ mod store;
 mod pty;
 mod run;
 mod serve;
+mod history;
 mod doctor;
 mod install;
 mod report;
@@ -47,7 +48,7 @@ pub fn run(cli: Cli) -> Result<ExitStatus> {
         Command::Rmi(args) => images::remove(&cli.global, &args),
         Command::Tag(args) => images::tag(&cli.global, &args),
         Command::Inspect(args) => images::inspect(&cli.global, &args),
-        Command::History(args) => images::history(&cli.global, &args),
+        Command::History(args) => history::run(&cli.global, &args),
         Command::Push(args) => transfer::push(&cli.global, &args),
         Command::Pull(args) => transfer::pull(&cli.global, &args),
         Command::Save(args) => transfer::save(&cli.global, &args),

@@ -9,6 +9,7 @@
 //! given back its mounts. Only after that the process ends.
 use super::files;
 use super::offer::offer;
+use super::recorder::Recorder;
 use super::signals::Signals;
 use super::store::{open_store, registry};
 use crate::build::{self, BuildError, Engine, Outcome};
@@ -60,7 +61,8 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     let session = Session::new(caller, &engine.cache, entitlements(&request));
     let session = Arc::new(session.with_devices(devices(&request)?));
     let job = engine.solver.job(&id, session.clone());
-    let screen = Screen::start(job.progress(), setting.kind, setting.look)
+    let recorder = Recorder::begin(engine.cache.root(), &id, &request);
+    let screen = Screen::start_with(job.progress(), setting.kind, setting.look, recorder.tap())
         .map_err(|error| machine("start the progress display", error))?;
     let built = tokio::select! {
         biased;
@@ -69,6 +71,7 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     };
     job.discard().await;
     let summary = screen.finish().await;
+    recorder.finish(&built);
     let mut outcome = built?;
     if summary.ran > 0 || engine.cache.is_renamed() {
         outcome.notes.extend(settle(&engine.cache).await);

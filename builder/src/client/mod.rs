@@ -8,6 +8,7 @@ mod store;
 mod offer;
 mod files;
 mod signals;
+mod recorder;
 mod in_process;
 mod transfer;
 mod connect;

@@ -2,9 +2,8 @@
 use super::result::Solved;
 use super::run::Request;
 use crate::history::{self, Record, Steps};
-use oci::{Descriptor, Digest};
-use solver::progress::Event;
-use std::collections::{BTreeMap, HashMap};
+use oci::Descriptor;
+use std::collections::BTreeMap;
 
 /// The record of a build that begins.
 pub(super) fn record(request: &Request) -> Record {
@@ -42,40 +41,5 @@ pub(super) fn complete(
     record.response = metadata;
     for (number, descriptor) in given {
         record.results.entry(number).or_default().descriptor = Some(descriptor);
-    }
-}
-
-/// Counts steps as events pass.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    seen: HashMap<Digest, (bool, bool)>,
-    warnings: u32,
-}
-
-impl Counts {
-    pub(super) fn take(&mut self, events: &[Event]) {
-        for event in events {
-            match event {
-                Event::Vertex(event) => {
-                    let state = self.seen.entry(event.vertex.digest).or_default();
-                    state.0 |= event.cached;
-                    state.1 |= event.completed.is_some();
-                }
-                Event::Warning(_) => self.warnings += 1,
-                Event::Status(_) | Event::Log(_) => {}
-            }
-        }
-    }
-
-    pub(super) fn steps(&self) -> Steps {
-        let count = |of: &dyn Fn(&(bool, bool)) -> bool| {
-            u32::try_from(self.seen.values().filter(|state| of(state)).count()).unwrap_or(u32::MAX)
-        };
-        Steps {
-            total: count(&|_| true),
-            cached: count(&|state| state.0),
-            completed: count(&|state| state.1),
-            warnings: self.warnings,
-        }
     }
 }

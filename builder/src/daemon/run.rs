@@ -343,7 +343,7 @@ pub(super) fn id() -> Result<String, Failure> {
 
 /// Writes what a build shows into its log, and counts its steps.
 async fn pump(mut reader: solver::progress::EventReader, log: Arc<EventLog>) -> crate::history::Steps {
-    let mut counts = records::Counts::default();
+    let mut counts = crate::history::Counts::default();
     while let Some(events) = reader.next().await {
         counts.take(&events);
         for part in events.chunks(PER_FRAME) {

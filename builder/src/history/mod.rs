@@ -15,6 +15,7 @@
 //! 6. `bars` and `page` draw it.
 mod time;
 mod record;
+mod counts;
 mod log;
 mod store;
 mod query;
@@ -23,6 +24,7 @@ mod bars;
 mod page;
 
 pub use bars::bars;
+pub use counts::Counts;
 pub use log::{EventLog, LogReader, MAX_LOG_BYTES, MEDIA_TYPE as LOG_MEDIA_TYPE};
 pub use page::page;
 pub use query::{Query, QueryError};

@@ -278,6 +278,17 @@ impl History {
         Ok(removed)
     }
 
+    /// As [`History::sweep`], but only where there are so many records that it may be worth looking at them.
+    ///
+    /// # Errors
+    /// Those of [`History::sweep`].
+    pub fn sweep_if_many(&self, now: Stamp) -> Result<usize, HistoryError> {
+        match self.files("records")?.len() > self.limits.max_entries * 2 {
+            true => self.sweep(now),
+            false => Ok(0),
+        }
+    }
+
     /// Keeps bytes that a record will name.
     ///
     /// # Errors

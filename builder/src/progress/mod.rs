@@ -29,7 +29,8 @@ mod recorded;
 
 pub(crate) use intervals::Intervals;
 pub use model::Model;
-pub use screen::{Kind, Look, Screen};
+pub(crate) use screen::window;
+pub use screen::{Kind, Look, Replay, Screen, Tap};
 pub use summary::Summary;
 pub(crate) use text::plain_name;
 pub use text::{clip, plain_line, width};

@@ -80,6 +80,9 @@ impl Look {
     }
 }
 
+/// Somebody else who wants to see the events; called on the display's own thread.
+pub type Tap = Box<dyn FnMut(&[Event]) + Send>;
+
 /// A running display.
 pub struct Screen {
     thread: std::thread::JoinHandle<Summary>,
@@ -91,8 +94,21 @@ impl Screen {
     /// # Errors
     /// No thread could be started.
     pub fn start(reader: EventReader, kind: Kind, look: Look) -> std::io::Result<Screen> {
+        Screen::start_with(reader, kind, look, None)
+    }
+
+    /// As [`Screen::start`]; `tap` is shown every event first.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub fn start_with(
+        reader: EventReader,
+        kind: Kind,
+        look: Look,
+        tap: Option<Tap>,
+    ) -> std::io::Result<Screen> {
         let runtime = tokio::runtime::Handle::current();
-        let show = move || runtime.block_on(drive(reader, Display::new(kind, look)));
+        let show = move || runtime.block_on(drive(reader, Display::new(kind, look), tap));
         let thread = std::thread::Builder::new().name("progress".into()).spawn(show)?;
         Ok(Screen { thread })
     }
@@ -104,6 +120,36 @@ impl Screen {
     }
 }
 
+/// What a build that is over showed, as text.
+pub struct Replay(Option<Plain>);
+
+impl Replay {
+    /// As numbered steps, or as JSON.
+    pub fn new(as_json: bool) -> Replay {
+        Replay((!as_json).then(|| Plain::new(false)))
+    }
+
+    /// The text of further events.
+    pub fn text(&mut self, events: &[Event]) -> String {
+        match &mut self.0 {
+            None => json::line(events),
+            Some(plain) => {
+                let now = SystemTime::now();
+                plain.update(events, now);
+                plain.print(now)
+            }
+        }
+    }
+
+    /// What is left at the end.
+    pub fn finish(mut self) -> String {
+        self.0
+            .as_mut()
+            .map(|plain| plain.finish(SystemTime::now()))
+            .unwrap_or_default()
+    }
+}
+
 enum Display {
     Terminal(Terminal),
     Plain(Plain),
@@ -111,14 +157,19 @@ enum Display {
     Quiet(super::model::Model),
 }
 
-async fn drive(mut reader: EventReader, mut display: Display) -> Summary {
+async fn drive(mut reader: EventReader, mut display: Display, mut tap: Option<Tap>) -> Summary {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut shown: Option<tokio::time::Instant> = None;
     loop {
         tokio::select! {
             batch = reader.next() => match batch {
-                Some(events) => display.update(&events),
+                Some(events) => {
+                    if let Some(tap) = &mut tap {
+                        tap(&events);
+                    }
+                    display.update(&events);
+                }
                 None => break,
             },
             _ = ticks.tick() => {}
@@ -196,7 +247,7 @@ fn forget_output(model: &mut super::model::Model, events: &[Event], now: SystemT
 }
 
 /// Columns and rows of the window behind stderr.
-fn window() -> (usize, usize) {
+pub(crate) fn window() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(std::io::stderr()) {
         Ok(size) if size.ws_col > 0 && size.ws_row > 0 => (size.ws_col.into(), size.ws_row.into()),
         _ => (80, 24),
