@@ -96,8 +96,8 @@ impl From<BuildError> for Failure {
         let hint = error.hint();
         // Other clients show nothing but the message.
         let message = match &hint {
-            Some(hint) => format!("{message} ({hint})"),
-            None => message,
+            Some(hint) if !message.contains(hint.as_str()) => format!("{message} ({hint})"),
+            _ => message,
         };
         let blame = match error.blame() {
             Blame::User => "user",
