@@ -24,7 +24,7 @@ pub mod container;
 pub mod export;
 pub mod explain;
 
-pub use cdi::{DeviceError, DeviceGrants, InvalidGrant};
+pub use cdi::{DeviceError, DeviceGrants, InvalidGrant, KnownDevice};
 pub use meter::SinkMeter;
 pub use network::resolv_conf;
 pub use ops::exec::ExitError;

@@ -22,7 +22,7 @@ use session::{Caller, RegistryCredential};
 use solver::progress::Sink;
 use solver::{OpContext, OpError};
 
-use crate::cdi::DeviceGrants;
+use crate::cdi::{DeviceGrants, KnownDevice};
 use crate::executor::{Executor, RunError, room};
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
@@ -185,6 +185,11 @@ impl Worker {
     /// Why steps have no network of their own, if a step was to have one and could not.
     pub fn network_fault(&self) -> Option<&str> {
         self.network_fault.get().map(String::as_str)
+    }
+
+    /// The devices of this machine that steps may ask for. Blocks while descriptions are read.
+    pub fn devices(&self) -> Vec<KnownDevice> {
+        crate::cdi::known(&self.options.cdi_directories)
     }
 
     /// Runs one prepared step, which writes to the directories `written` of the store.

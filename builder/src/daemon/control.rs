@@ -11,7 +11,7 @@ use api::control::{
     ListWorkersRequest, ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse, StatusRequest,
     StatusResponse, UpdateBuildHistoryRequest, UpdateBuildHistoryResponse, UsageRecord,
 };
-use api::types::{BuildkitVersion, WorkerRecord};
+use api::types::{BuildkitVersion, CdiDevice, WorkerRecord};
 use cache::{Filter, PruneOptions};
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
@@ -172,7 +172,18 @@ impl Control for ControlService {
         &self,
         request: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let record = self.worker.record();
+        let worker = self.runner.engine.worker.clone();
+        let mut record = self.worker.record();
+        record.cdi_devices = blocking(move || worker.devices())
+            .await?
+            .into_iter()
+            .map(|device| CdiDevice {
+                name: device.name,
+                auto_allow: device.allows_itself,
+                annotations: device.annotations,
+                on_demand: false,
+            })
+            .collect();
         let filter = request.into_inner().filter;
         let is_meant = filter.is_empty() || filter.iter().any(|filter| selects(filter, &record));
         let record = is_meant.then_some(record).into_iter().collect();

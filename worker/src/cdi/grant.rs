@@ -9,9 +9,10 @@
 //!
 //! Allowed is what `--allow device=NAME` says, all with `--allow device`, and devices whose description allows itself.
 use super::DeviceError;
-use super::file::{Registry, is_kind};
+use super::file::{Device, Registry, is_kind};
 use llb::op::CdiDevice;
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
 
 /// By this annotation a device says what it is, whoever made it.
 const CLASS: &str = "org.mobyproject.buildkit.device.class";
@@ -97,6 +98,28 @@ impl DeviceGrants {
             false => Err(DeviceError::Forbidden(forbidden)),
         }
     }
+}
+
+/// A device of this machine, as it is told to clients.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownDevice {
+    /// `vendor/class=name`
+    pub name: String,
+    /// Whether builds get it without having been allowed.
+    pub allows_itself: bool,
+    /// What its description says beside.
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// All that are described in these directories, by name. Blocks.
+pub(crate) fn known(directories: &[PathBuf]) -> Vec<KnownDevice> {
+    let registry = Registry::read(directories);
+    let told = |(name, device): (&String, &Device)| KnownDevice {
+        name: name.clone(),
+        allows_itself: allows_itself(name, &registry),
+        annotations: device.annotations.clone(),
+    };
+    registry.devices.iter().map(told).collect()
 }
 
 fn allows_itself(name: &str, registry: &Registry) -> bool {

@@ -16,7 +16,8 @@ mod edits;
 
 pub(crate) use edits::apply;
 pub(crate) use file::Registry;
-pub use grant::{DeviceGrants, InvalidGrant};
+pub(crate) use grant::known;
+pub use grant::{DeviceGrants, InvalidGrant, KnownDevice};
 
 /// Why a step cannot have its devices.
 #[derive(Debug, thiserror::Error)]
