@@ -144,8 +144,9 @@ fn check_syntax(options: &Options, source: &SourceMap) -> Result<(), Error> {
             None => return Ok(()),
         },
     };
-    let image = image.split_whitespace().next().unwrap_or_default().to_owned();
-    if is_ours(&image) {
+    let whole = image;
+    let image = whole.split_whitespace().next().unwrap_or_default().to_owned();
+    if is_built_in(&image) {
         return Ok(());
     }
     let position = |line| Position { line, character: 0 };
@@ -157,13 +158,14 @@ fn check_syntax(options: &Options, source: &SourceMap) -> Result<(), Error> {
         })
         .collect();
     let hint = "remove the syntax line, or name docker/dockerfile".to_owned();
-    Err(Error::from(ErrorKind::FrontendImage { image })
+    Err(Error::from(ErrorKind::FrontendImage { image, line: whole })
         .at(&ranges)
         .hinting(Some(hint)))
 }
 
-/// Docker's own frontend images, and the name of the built-in one.
-fn is_ours(image: &str) -> bool {
+/// Whether this frontend does what is asked of `image`: Docker's own images, and the name of the built-in one.
+#[must_use]
+pub fn is_built_in(image: &str) -> bool {
     if image == "dockerfile.v0" {
         return true;
     }

@@ -79,6 +79,8 @@ pub enum ErrorKind {
     FrontendImage {
         /// Its name.
         image: String,
+        /// All that stands behind `syntax=`.
+        line: String,
     },
     /// Lint warnings, and `check=error=true`.
     #[error("the checks found something wrong: {}", rules.join(", "))]

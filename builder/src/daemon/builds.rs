@@ -4,6 +4,7 @@
 //! Solve ─▶ begin ─▶ Build ◀─ find ─ LLBBridge (waits a little), Status
 //!                     └─▶ end: gone after a while, so that a slow listener still finds its log
 //! ```
+use super::containers::Containers;
 use super::errors::Failure;
 use super::result::{LazyRef, Solved};
 use crate::history::EventLog;
@@ -37,6 +38,8 @@ pub(super) struct Build {
     pub(super) cancel: CancellationToken,
     /// Frontend inputs, by name.
     pub(super) inputs: BTreeMap<String, llb::proto::Definition>,
+    /// Containers its frontends started.
+    pub(super) containers: Containers,
     refs: Mutex<HashMap<String, Arc<LazyRef>>>,
     returned: Mutex<Option<oneshot::Sender<Result<Solved, Failure>>>>,
 }
@@ -56,6 +59,7 @@ impl Build {
             log,
             cancel: CancellationToken::new(),
             inputs,
+            containers: Containers::default(),
             refs: Mutex::default(),
             returned: Mutex::default(),
         }

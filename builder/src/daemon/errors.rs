@@ -14,6 +14,7 @@ const SOURCE: &str = "github.com/moby/buildkit/errdefs.Source+json";
 const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
 const SOLVE: &str = "github.com/moby/buildkit/errdefs.Solve+json";
 const EXIT: &str = "github.com/moby/buildkit/gatewayapi.ExitMessage+json";
+const FRONTEND_CAP: &str = "github.com/moby/buildkit/errdefs.FrontendCap+json";
 const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
 
 /// What our own client makes of it beside: whose move it is, and the hint.
@@ -45,6 +46,19 @@ impl Failure {
             .0
             .details
             .push(detail(SUBREQUEST, &json!({ "name": name })));
+        failure
+    }
+
+    /// A frontend that does not say it can do what it is asked to.
+    pub(super) fn no_frontend_cap(name: &str) -> Failure {
+        let mut failure = Failure::new(
+            Code::Unimplemented,
+            format!("unsupported frontend capability {name}"),
+        );
+        failure
+            .0
+            .details
+            .push(detail(FRONTEND_CAP, &json!({ "name": name })));
         failure
     }
 

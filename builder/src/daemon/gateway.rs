@@ -6,8 +6,10 @@
 //!
 //! Refs are solved when something needs them; they are held until the build ends.
 use super::builds::Build;
+use super::containers;
 use super::control::{WorkerInfo, blocking, internal};
 use super::errors::Failure;
+use super::image_frontend::{Guest, Question};
 use super::result::{LazyRef, Refs, Solved};
 use super::run::{Runner, evaluate};
 use crate::build::Bridge;
@@ -46,6 +48,10 @@ const FRONTEND_CAPS: &[&str] = &[
     "frontend.caps",
     "frontend.inputs",
     "gateway.evaluate",
+    "gateway.exec",
+    "gateway.exec.extrahosts",
+    "gateway.exec.secretenv",
+    "gateway.exec.signals",
     "gateway.solve.evaluate",
     "gateway.solve.metadata",
     "gateway.warnings",
@@ -74,10 +80,15 @@ const OUTPUT_CAPS: &[&str] = &[
 pub(super) struct GatewayService {
     pub(super) runner: Arc<Runner>,
     pub(super) worker: Arc<WorkerInfo>,
+    /// The frontend at the other end, if it is one this daemon runs in a container.
+    pub(super) guest: Option<Arc<Guest>>,
 }
 
 impl GatewayService {
     async fn build(&self, headers: &MetadataMap, call: &str) -> Result<Arc<Build>, Status> {
+        if let Some(guest) = &self.guest {
+            return Ok(guest.build.clone());
+        }
         let id = headers
             .get(BUILD_ID)
             .and_then(|id| id.to_str().ok())
@@ -183,9 +194,12 @@ impl LlbBridge for GatewayService {
                     ));
                 }
                 (_, name) => {
-                    self.runner
-                        .frontend(&build, name, &asked.frontend_opt, granted)
-                        .await?
+                    let question = Question {
+                        attributes: asked.frontend_opt,
+                        inputs: asked.frontend_inputs,
+                        depth: self.guest.as_ref().map_or(0, |guest| guest.depth),
+                    };
+                    self.runner.frontend(&build, name, question, granted).await?
                 }
             };
             if asked.evaluate {
@@ -213,7 +227,10 @@ impl LlbBridge for GatewayService {
             (None, Some(result)) => Ok(solved_of(&build, result)?),
             (None, None) => return Err(Status::invalid_argument("neither a result nor an error")),
         };
-        build.take_return(answer)?;
+        match &self.guest {
+            Some(guest) => guest.take_return(answer)?,
+            None => build.take_return(answer)?,
+        }
         Ok(Response::new(ReturnResponse {}))
     }
 
@@ -369,7 +386,8 @@ impl LlbBridge for GatewayService {
 
     async fn inputs(&self, request: Request<InputsRequest>) -> Result<Response<InputsResponse>, Status> {
         let build = self.build(request.metadata(), "Inputs").await?;
-        let definitions = build.inputs.clone();
+        let inputs = self.guest.as_ref().map(|guest| &guest.inputs);
+        let definitions = inputs.unwrap_or(&build.inputs).clone();
         Ok(Response::new(InputsResponse { definitions }))
     }
 
@@ -416,52 +434,63 @@ impl LlbBridge for GatewayService {
 
     async fn new_container(
         &self,
-        _: Request<NewContainerRequest>,
+        request: Request<NewContainerRequest>,
     ) -> Result<Response<NewContainerResponse>, Status> {
-        Err(no_containers())
+        let build = self.build(request.metadata(), "NewContainer").await?;
+        containers::create(&self.runner.engine.worker, &build, request.into_inner()).await?;
+        Ok(Response::new(NewContainerResponse {}))
     }
 
     async fn release_container(
         &self,
-        _: Request<ReleaseContainerRequest>,
+        request: Request<ReleaseContainerRequest>,
     ) -> Result<Response<ReleaseContainerResponse>, Status> {
-        Err(no_containers())
+        let build = self.build(request.metadata(), "ReleaseContainer").await?;
+        build
+            .containers
+            .release(&request.into_inner().container_id)
+            .await?;
+        Ok(Response::new(ReleaseContainerResponse {}))
     }
 
     async fn exec_process(
         &self,
-        _: Request<Streaming<ExecMessage>>,
+        request: Request<Streaming<ExecMessage>>,
     ) -> Result<Response<Self::ExecProcessStream>, Status> {
-        Err(no_containers())
+        let build = self.build(request.metadata(), "ExecProcess").await?;
+        Ok(Response::new(Box::pin(containers::exec(
+            build,
+            request.into_inner(),
+        ))))
     }
 
     async fn read_file_container(
         &self,
         _: Request<ReadFileRequest>,
     ) -> Result<Response<ReadFileResponse>, Status> {
-        Err(no_containers())
+        Err(no_container_files())
     }
 
     async fn read_dir_container(
         &self,
         _: Request<ReadDirRequest>,
     ) -> Result<Response<ReadDirResponse>, Status> {
-        Err(no_containers())
+        Err(no_container_files())
     }
 
     async fn stat_file_container(
         &self,
         _: Request<StatFileRequest>,
     ) -> Result<Response<StatFileResponse>, Status> {
-        Err(no_containers())
+        Err(no_container_files())
     }
 }
 
-fn no_containers() -> Status {
-    Status::unimplemented("containers of frontends are not supported yet")
+fn no_container_files() -> Status {
+    Status::unimplemented("reading files of a container is not supported yet")
 }
 
-fn platform_of(wire: llb::proto::Platform) -> Platform {
+pub(super) fn platform_of(wire: llb::proto::Platform) -> Platform {
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     Platform {
         architecture: wire.architecture,

@@ -8,10 +8,12 @@
 //! The build is a task of its own. When the call is dropped, because the client is gone, the build is called off, and ends
 //! in order: its steps stop, its record is filed, its log is closed.
 use super::builds::{Build, Builds};
+use super::control::WorkerInfo;
 use super::errors::Failure;
+use super::image_frontend::{self, Question};
 use super::output::{self, Exporter};
 use super::records;
-use super::result::{LazyRef, Solved};
+use super::result::{CONFIG, LazyRef, Solved};
 use crate::build::{Bridge, Engine, host_gateway, permissions};
 use crate::client::new_id;
 use crate::history::{EventLog, History, Running};
@@ -59,6 +61,8 @@ pub(super) struct Runner {
     pub(super) sessions: Arc<Sessions>,
     pub(super) builds: Arc<Builds>,
     pub(super) history: History,
+    /// What is said of the one worker.
+    pub(super) worker: Arc<WorkerInfo>,
     /// What the daemon's administrator allows.
     pub(super) allowed: Entitlements,
     /// Cancelled when no new build is taken.
@@ -153,6 +157,7 @@ impl Runner {
             let passed = metadata.iter().filter(|(key, _)| key.starts_with("frontend."));
             response.extend(passed.map(|(key, value)| (key.clone(), value.clone())));
         }
+        build.containers.release_all().await;
         build.job.stop().await;
         let steps = counted.await.unwrap_or_default();
         let has_news = steps.total > steps.cached || self.engine.cache.is_renamed();
@@ -173,7 +178,7 @@ impl Runner {
     }
 
     async fn result(
-        &self,
+        self: &Arc<Self>,
         build: &Arc<Build>,
         request: &Request,
         allowed: Entitlements,
@@ -186,7 +191,14 @@ impl Runner {
             ("", Some(definition)) => self
                 .definition(build, definition.clone(), allowed)
                 .map(Solved::of_ref),
-            (name, _) => self.frontend(build, name, &request.attributes, allowed).await,
+            (name, _) => {
+                let question = Question {
+                    attributes: request.attributes.clone(),
+                    inputs: request.inputs.clone(),
+                    depth: 0,
+                };
+                self.frontend(build, name, question, allowed).await
+            }
         }
     }
 
@@ -211,36 +223,58 @@ impl Runner {
         Ok(Some(one))
     }
 
-    /// The answer of a frontend of this program.
+    /// The answer of a frontend: the one of this program, or one in an image.
     pub(super) async fn frontend(
-        &self,
+        self: &Arc<Self>,
         build: &Arc<Build>,
         name: &str,
-        attributes: &BTreeMap<String, String>,
+        mut question: Question,
         allowed: Entitlements,
     ) -> Result<Solved, Failure> {
         match name {
             "dockerfile.v0" => {}
-            "gateway.v0"
-                if attributes
-                    .get("source")
-                    .is_some_and(|source| source == "dockerfile.v0") => {}
             "gateway.v0" => {
-                let source = attributes.get("source").map_or("no image", String::as_str);
-                let message = format!(
-                    "frontend gateway.v0 with {source}: running frontends from images is not supported yet"
-                );
-                return Err(Failure::new(Code::Unimplemented, message));
+                let source =
+                    question.attributes.get("source").cloned().ok_or_else(|| {
+                        Failure::new(Code::InvalidArgument, "no source specified for gateway")
+                    })?;
+                if !frontend::is_built_in(&source) {
+                    return image_frontend::run(self.clone(), build.clone(), source, question).await;
+                }
             }
             other => return Err(Failure::new(Code::Unknown, format!("invalid frontend: {other}"))),
         }
+        match self.dockerfile(build, &question, allowed).await {
+            // `# syntax=` names another frontend; it gets the same question, and knows it was asked for like this.
+            Err(Planning::Elsewhere(line)) => {
+                let source = line.split_whitespace().next().unwrap_or_default().to_owned();
+                question.attributes.insert("cmdline".to_owned(), line);
+                question.attributes.insert("source".to_owned(), source.clone());
+                image_frontend::run(self.clone(), build.clone(), source, question).await
+            }
+            Err(Planning::Failed(failure)) => Err(failure),
+            Ok(solved) => Ok(solved),
+        }
+    }
+
+    async fn dockerfile(
+        &self,
+        build: &Arc<Build>,
+        question: &Question,
+        allowed: Entitlements,
+    ) -> Result<Solved, Planning> {
+        let attributes = &question.attributes;
         if let Some(request) = attributes.get("requestid") {
-            return Err(Failure::no_subrequest(request));
+            return Err(Failure::no_subrequest(request).into());
         }
         let mut attributes = attributes.clone();
-        host_gateway::resolve(&mut attributes, &self.engine.worker).await?;
-        let mut options = Options::from_attributes(&attributes).map_err(crate::build::BuildError::from)?;
+        host_gateway::resolve(&mut attributes, &self.engine.worker)
+            .await
+            .map_err(Failure::from)?;
+        let mut options = Options::from_attributes(&attributes)
+            .map_err(|error| Failure::from(crate::build::BuildError::from(error)))?;
         options.session = build.session.caller().id().to_string();
+        options.inputs = inputs(question)?;
         let definition_step = format!("[internal] load build definition from {}", options.filename);
         let bridge = Bridge {
             engine: &self.engine,
@@ -248,13 +282,13 @@ impl Runner {
             session: build.session.clone(),
             definition_step,
         };
-        let answer = frontend::build(&bridge, &options).await?;
+        let answer = frontend::build(&bridge, &options).await.map_err(planning)?;
         for platform in &answer.platforms {
             let graph = platform
                 .definition
                 .to_graph()
-                .map_err(|error| solver::SolveError::Definition(Arc::new(error)))?;
-            permissions::check(&graph, allowed)?;
+                .map_err(|error| Failure::from(solver::SolveError::Definition(Arc::new(error))))?;
+            permissions::check(&graph, allowed).map_err(Failure::from)?;
         }
         let mut fault = None;
         let solved = Solved::of_answer(answer, || {
@@ -264,7 +298,7 @@ impl Runner {
             })
         });
         if let Some(failure) = fault {
-            return Err(failure);
+            return Err(failure.into());
         }
         for one in solved.each() {
             build.hold(&one)?;
@@ -327,6 +361,49 @@ fn devices(asked: &[String]) -> Result<worker::DeviceGrants, Failure> {
             .map_err(|error| Failure::new(Code::InvalidArgument, error.to_string()))?;
     }
     Ok(grants)
+}
+
+/// Why the Dockerfile frontend gave no answer.
+enum Planning {
+    /// Another frontend is to be asked: what `# syntax=` says, whole.
+    Elsewhere(String),
+    Failed(Failure),
+}
+
+impl From<Failure> for Planning {
+    fn from(failure: Failure) -> Planning {
+        Planning::Failed(failure)
+    }
+}
+
+fn planning(error: frontend::Error) -> Planning {
+    match &*error.kind {
+        frontend::ErrorKind::FrontendImage { line, .. } => Planning::Elsewhere(line.clone()),
+        _ => Planning::Failed(error.into()),
+    }
+}
+
+/// Definitions handed in for `input:` contexts, with what is said of each in `input-metadata:`.
+fn inputs(question: &Question) -> Result<BTreeMap<String, frontend::Input>, Failure> {
+    let invalid = |name: &str, error: &dyn std::fmt::Display| {
+        Failure::new(Code::InvalidArgument, format!("frontend input {name:?}: {error}"))
+    };
+    let one = |(name, definition): (&String, &llb::proto::Definition)| {
+        let definition = Definition::from_proto(definition.clone()).map_err(|error| invalid(name, &error))?;
+        let metadata = question.attributes.get(&format!("input-metadata:{name}"));
+        let metadata: BTreeMap<String, String> = metadata
+            .map(|text| serde_json::from_str(text))
+            .transpose()
+            .map_err(|error| invalid(name, &error))?
+            .unwrap_or_default();
+        let decode = |text: &String| {
+            base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text)
+                .map_err(|error| invalid(name, &error))
+        };
+        let config = metadata.get(CONFIG).map(decode).transpose()?;
+        Ok((name.clone(), frontend::Input { definition, config }))
+    };
+    question.inputs.iter().map(one).collect()
 }
 
 /// Solves refs, all at once.

@@ -31,7 +31,7 @@ use tonic::transport::server::Router;
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
 
 /// Messages taken at most, in bytes.
-const MAX_MESSAGE: usize = 16 << 20;
+pub(super) const MAX_MESSAGE: usize = 16 << 20;
 /// Bytes a client may send ahead on one stream, and on its connection.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -92,6 +92,7 @@ pub async fn serve(
         builds: Arc::new(Builds::default()),
         history: History::new(&root, service.history),
         allowed: service.allowed,
+        worker: worker.clone(),
         closing: CancellationToken::new(),
     });
     let mut listeners = Vec::new();
@@ -194,6 +195,7 @@ fn router(
     let gateway = GatewayService {
         runner: runner.clone(),
         worker: worker.clone(),
+        guest: None,
     };
     let content = ContentService {
         runner: runner.clone(),

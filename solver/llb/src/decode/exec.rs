@@ -68,6 +68,34 @@ pub(super) fn exec(door: Door, wire: pb::ExecOp) -> Result<ExecOp, Error> {
     })
 }
 
+impl ExecOp {
+    /// The container a gateway client asks for, checked like an exec op of so many inputs.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_container(wire: pb::ExecOp, inputs: usize) -> Result<Self, String> {
+        exec(Door::of_gateway(inputs), wire).map_err(reason)
+    }
+}
+
+impl ExecMeta {
+    /// What a gateway client wants to be run in its container.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_process(wire: pb::Meta) -> Result<Self, String> {
+        meta(Door::of_gateway(0), wire).map_err(reason)
+    }
+}
+
+/// Without the digest of the op, as there is none.
+fn reason(error: Error) -> String {
+    match error {
+        Error::InvalidOp { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}
+
 fn meta(door: Door, wire: pb::Meta) -> Result<ExecMeta, Error> {
     if wire.args.is_empty() {
         return Err(door.invalid("an exec without arguments"));

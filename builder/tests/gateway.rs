@@ -1,0 +1,550 @@
+//! Frontends of a daemon: those in containers, and the containers that frontends start.
+#![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+mod support;
+
+use api::control::{Exporter, SolveRequest, SolveResponse};
+use api::gateway::exec_message::Input;
+use api::gateway::{
+    self, ExecMessage, FdMessage, InitMessage, NewContainerRequest, ReleaseContainerRequest, ResizeMessage,
+    ReturnRequest, SignalMessage, result,
+};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+use support::{Client, Daemon, context, directory, of, running};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
+
+/// Whether steps can be run here.
+fn can_run() -> bool {
+    let can = rustix::process::geteuid().is_root() && Path::new("/bin/busybox").exists();
+    if !can {
+        eprintln!("skipped: needs root and a static busybox");
+    }
+    can
+}
+
+/// A build that waits for its client's frontend, and a root with a shell solved in it.
+struct Open {
+    client: Client,
+    root: String,
+    solve: tokio::task::JoinHandle<Result<tonic::Response<SolveResponse>, Status>>,
+    stop: CancellationToken,
+}
+
+const ID: &str = "open";
+
+impl Open {
+    async fn new(daemon: &Daemon, folder: &Path) -> Open {
+        let client = daemon.client().await;
+        let context = context(
+            folder,
+            "FROM scratch\nCOPY busybox /bin/busybox\nCOPY busybox /bin/sh\n",
+        );
+        std::fs::copy("/bin/busybox", context.join("busybox")).expect("copied");
+        let dirs: [(&str, &Path); 2] = [("context", &context), ("dockerfile", &context)];
+        let stop = client.session("open-session", &dirs, None).await;
+        let mut control = client.control();
+        let request = SolveRequest {
+            r#ref: ID.into(),
+            session: "open-session".into(),
+            ..SolveRequest::default()
+        };
+        let solve = tokio::spawn(async move { control.solve(request).await });
+        let asked = gateway::SolveRequest {
+            frontend: "dockerfile.v0".into(),
+            ..gateway::SolveRequest::default()
+        };
+        let solved = client.bridge().solve(of(ID, asked)).await.expect("it is solved");
+        let Some(result::Result::Ref(root)) = solved.into_inner().result.and_then(|result| result.result)
+        else {
+            panic!("it has one ref");
+        };
+        Open {
+            client,
+            root: root.id,
+            solve,
+            stop,
+        }
+    }
+
+    fn request(&self, id: &str) -> NewContainerRequest {
+        NewContainerRequest {
+            container_id: id.into(),
+            mounts: vec![llb::proto::Mount {
+                dest: "/".into(),
+                result_id: self.root.clone(),
+                ..<_>::default()
+            }],
+            network: llb::proto::NetMode::None.into(),
+            ..NewContainerRequest::default()
+        }
+    }
+
+    async fn create(&self, request: NewContainerRequest) -> Result<(), Status> {
+        self.client
+            .bridge()
+            .new_container(of(ID, request))
+            .await
+            .map(drop)
+    }
+
+    async fn exec(&self) -> Processes {
+        let (sender, receiver) = mpsc::channel(16);
+        let answers = self
+            .client
+            .bridge()
+            .exec_process(of(ID, ReceiverStream::new(receiver)))
+            .await;
+        Processes {
+            sender,
+            answers: answers.expect("a stream").into_inner(),
+            said: BTreeMap::new(),
+        }
+    }
+
+    /// Gives a result; the build ends well.
+    async fn end(self) {
+        let returned = ReturnRequest {
+            result: Some(gateway::Result::default()),
+            error: None,
+        };
+        let mut bridge = self.client.bridge();
+        bridge.r#return(of(ID, returned)).await.expect("taken");
+        self.solve.await.expect("no panic").expect("it ends well");
+        self.stop.cancel();
+    }
+}
+
+/// One stream of processes.
+struct Processes {
+    sender: mpsc::Sender<ExecMessage>,
+    answers: tonic::Streaming<ExecMessage>,
+    /// What each has said.
+    said: BTreeMap<(String, u32), String>,
+}
+
+impl Processes {
+    async fn send(&self, id: &str, input: Input) {
+        let message = ExecMessage {
+            process_id: id.into(),
+            input: Some(input),
+        };
+        self.sender.send(message).await.expect("the stream is open");
+    }
+
+    async fn start(&self, id: &str, container: &str, script: &str, tty: bool) {
+        let init = InitMessage {
+            container_id: container.into(),
+            meta: Some(llb::proto::Meta {
+                args: ["/bin/sh", "-c", script].map(String::from).to_vec(),
+                env: vec!["PATH=/bin".into()],
+                cwd: "/".into(),
+                ..<_>::default()
+            }),
+            fds: vec![0, 1, 2],
+            tty,
+            ..InitMessage::default()
+        };
+        self.send(id, Input::Init(init)).await;
+    }
+
+    async fn write(&self, id: &str, text: &str, eof: bool) {
+        let data = text.as_bytes().to_vec().into();
+        self.send(id, Input::File(FdMessage { fd: 0, eof, data })).await;
+    }
+
+    async fn signal(&self, id: &str, name: &str) {
+        self.send(id, Input::Signal(SignalMessage { name: name.into() }))
+            .await;
+    }
+
+    /// Reads until a process has said something.
+    async fn hears(&mut self, id: &str, words: &str) {
+        while !self
+            .said
+            .get(&(id.to_owned(), 1))
+            .is_some_and(|said| said.contains(words))
+        {
+            self.next().await.expect("no failure").expect("it goes on");
+        }
+    }
+
+    /// Reads until a process is done; its code.
+    async fn code(&mut self, id: &str) -> u32 {
+        let mut code = None;
+        loop {
+            let message = self.next().await.expect("no failure").expect("it goes on");
+            if message.process_id != id {
+                continue;
+            }
+            match message.input {
+                Some(Input::Exit(exit)) => code = Some(exit.code),
+                Some(Input::Done(_)) => return code.expect("an exit goes before"),
+                _ => {}
+            }
+        }
+    }
+
+    async fn next(&mut self) -> Result<Option<ExecMessage>, Status> {
+        let message = self.answers.message().await?;
+        if let Some(message) = &message
+            && let Some(Input::File(file)) = &message.input
+        {
+            let said = self
+                .said
+                .entry((message.process_id.clone(), file.fd))
+                .or_default();
+            said.push_str(&String::from_utf8_lossy(&file.data));
+        }
+        Ok(message)
+    }
+
+    fn said(&self, id: &str, fd: u32) -> &str {
+        self.said.get(&(id.to_owned(), fd)).map_or("", String::as_str)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_of_a_container_have_pipes_terminals_and_signals() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let open = Open::new(&daemon, folder.path()).await;
+    open.create(open.request("c")).await.expect("it is made");
+    let mut all = open.exec().await;
+    all.start("first", "c", "cat; echo over >&2; exit 7", false).await;
+    all.write("first", "hello\n", false).await;
+    all.hears("first", "hello\n").await;
+    // Beside it, one in a terminal.
+    all.start("tty", "c", "echo up; read line; busybox stty size; exit 3", true)
+        .await;
+    all.hears("tty", "up").await;
+    all.send("tty", Input::Resize(ResizeMessage { rows: 33, cols: 77 }))
+        .await;
+    all.write("tty", "go\n", false).await;
+    assert_eq!(all.code("tty").await, 3);
+    assert!(all.said("tty", 1).contains("33 77"), "{}", all.said("tty", 1));
+    // One that is told to stop.
+    let script = "trap 'exit 9' TERM; echo up; busybox sleep 1000 & wait";
+    all.start("told", "c", script, false).await;
+    all.hears("told", "up").await;
+    all.signal("told", "TERM").await;
+    assert_eq!(all.code("told").await, 9);
+    // One whose program is not there.
+    let mut init = InitMessage {
+        container_id: "c".into(),
+        fds: vec![1],
+        ..InitMessage::default()
+    };
+    init.meta = Some(llb::proto::Meta {
+        args: vec!["/nowhere".into()],
+        ..<_>::default()
+    });
+    all.send("missing", Input::Init(init)).await;
+    assert_ne!(all.code("missing").await, 0);
+    // The first ends with its stdin, and all it wrote is here.
+    all.write("first", "", true).await;
+    assert_eq!(all.code("first").await, 7);
+    assert_eq!(
+        (all.said("first", 1), all.said("first", 2)),
+        ("hello\n", "over\n")
+    );
+    let released = ReleaseContainerRequest {
+        container_id: "c".into(),
+    };
+    let mut bridge = open.client.bridge();
+    bridge
+        .release_container(of(ID, released.clone()))
+        .await
+        .expect("released");
+    let again = bridge.release_container(of(ID, released)).await;
+    assert!(again.expect_err("it is gone").message().contains("not found"));
+    open.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_end_with_their_stream_and_their_build() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let open = Open::new(&daemon, folder.path()).await;
+    let wait = async |words: &str, wanted: usize| {
+        for _ in 0..600 {
+            if running(words) == wanted {
+                return true;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        false
+    };
+    open.create(open.request("one")).await.expect("it is made");
+    open.create(open.request("two")).await.expect("it is made");
+    let (one, two) = (open.exec().await, open.exec().await);
+    one.start("p", "one", "exec busybox sleep 7654", false).await;
+    two.start("p", "two", "exec busybox sleep 7655", false).await;
+    assert!(
+        wait("sleep 7654", 1).await && wait("sleep 7655", 1).await,
+        "they run"
+    );
+    drop(one);
+    assert!(wait("sleep 7654", 0).await, "it ends with its stream");
+    assert_eq!(running("sleep 7655"), 1, "the other does not");
+    open.end().await;
+    assert!(wait("sleep 7655", 0).await, "it ends with its build");
+    drop(two);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_that_cannot_be_are_refused_by_name() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let open = Open::new(&daemon, folder.path()).await;
+    let mut requests = Vec::new();
+    let mut wrong = |code, text, change: fn(&mut NewContainerRequest)| {
+        let mut request = open.request("wrong");
+        change(&mut request);
+        requests.push((code, text, request));
+    };
+    let invalid = Code::InvalidArgument;
+    wrong(invalid, "0 mounts at /", |request| request.mounts.clear());
+    wrong(invalid, "2 mounts at /", |request| {
+        request.mounts.push(request.mounts[0].clone())
+    });
+    wrong(Code::NotFound, "failed to find ref nothing", |request| {
+        request.mounts[0].result_id = "nothing".into();
+    });
+    wrong(invalid, "unknown network mode 9", |request| request.network = 9);
+    wrong(invalid, "unknown type 77", |request| {
+        let mount = llb::proto::Mount {
+            dest: "/x".into(),
+            mount_type: 77,
+            ..<_>::default()
+        };
+        request.mounts.push(mount);
+    });
+    wrong(Code::Unknown, "network.host", |request| {
+        request.network = llb::proto::NetMode::Host.into();
+    });
+    for (code, text, request) in requests {
+        let status = open.create(request).await.expect_err(text);
+        assert_eq!(status.code(), code, "{}", status.message());
+        assert!(status.message().contains(text), "{text}: {}", status.message());
+    }
+    open.create(open.request("twice")).await.expect("it is made");
+    let status = open.create(open.request("twice")).await.expect_err("it is there");
+    assert_eq!(status.code(), Code::AlreadyExists);
+
+    let init = |container: &str, fds: Vec<u32>, args: Vec<String>| {
+        Input::Init(InitMessage {
+            container_id: container.into(),
+            fds,
+            meta: Some(llb::proto::Meta {
+                args,
+                ..<_>::default()
+            }),
+            ..InitMessage::default()
+        })
+    };
+    let sh = || vec!["/bin/sh".to_owned()];
+    let messages = [
+        ("p", Code::NotFound, "\"none\"", init("none", vec![], sh())),
+        ("p", invalid, "without arguments", init("twice", vec![], vec![])),
+        ("p", invalid, "descriptor 5", init("twice", vec![5], sh())),
+        ("", invalid, "ProcessID required", init("twice", vec![], sh())),
+        (
+            "p",
+            Code::NotFound,
+            "IO for process \"p\"",
+            Input::Resize(ResizeMessage::default()),
+        ),
+        (
+            "p",
+            Code::NotFound,
+            "IO for process \"p\"",
+            Input::File(FdMessage::default()),
+        ),
+        (
+            "p",
+            invalid,
+            "no client sends",
+            Input::Done(gateway::DoneMessage {}),
+        ),
+    ];
+    for (process, code, text, message) in messages {
+        let mut stream = open.exec().await;
+        stream.send(process, message).await;
+        let status = stream.next().await.expect_err(text);
+        assert_eq!(status.code(), code, "{}", status.message());
+        assert!(status.message().contains(text), "{text}: {}", status.message());
+    }
+    let mut stream = open.exec().await;
+    stream.start("p", "twice", "echo up; cat", false).await;
+    stream.hears("p", "up").await;
+    stream.signal("p", "NOSUCH").await;
+    let status = loop {
+        if let Err(status) = stream.next().await {
+            break status;
+        }
+    };
+    assert!(
+        status.message().contains("Unknown signal NOSUCH"),
+        "{}",
+        status.message()
+    );
+    open.end().await;
+}
+
+/// The example frontend.
+fn frontend_program() -> PathBuf {
+    let folder = Path::new(env!("CARGO_BIN_EXE_builder"))
+        .parent()
+        .expect("it is in a folder");
+    folder.join("examples/frontend")
+}
+
+/// Copies a program with the libraries it is linked to.
+fn with_libraries(program: &Path, root: &Path) {
+    let said = Command::new("ldd")
+        .arg(program)
+        .output()
+        .expect("there is an ldd");
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    let libraries = text.split_whitespace().filter(|word| word.starts_with('/'));
+    let unique: BTreeSet<&str> = libraries.collect();
+    for library in unique {
+        let place = root.join(library.trim_start_matches('/'));
+        std::fs::create_dir_all(place.parent().expect("it is in a folder")).expect("made");
+        std::fs::copy(library, place).expect("copied");
+    }
+    std::fs::copy(program, root.join("frontend")).expect("copied");
+}
+
+/// Builds with `dockerfile.v0` and these attributes.
+async fn build(
+    client: &Client,
+    id: &str,
+    context: &Path,
+    attributes: &[(&str, &str)],
+    exporter: Exporter,
+    place: Option<session::provider::Place>,
+) -> Result<SolveResponse, Status> {
+    let session = format!("session-{id}");
+    let dirs = [("context", context), ("dockerfile", context)];
+    let stop = client.session(&session, &dirs, place).await;
+    let texts = attributes
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    let request = SolveRequest {
+        r#ref: id.into(),
+        session,
+        frontend: "dockerfile.v0".into(),
+        frontend_attrs: texts.collect(),
+        exporters: vec![exporter],
+        ..SolveRequest::default()
+    };
+    let answer = client.control().solve(request).await;
+    stop.cancel();
+    answer.map(tonic::Response::into_inner)
+}
+
+fn exporter(kind: &str, attributes: &[(&str, &str)]) -> Exporter {
+    let texts = attributes
+        .iter()
+        .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()));
+    Exporter {
+        r#type: kind.into(),
+        attrs: texts.collect(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_syntax_line_runs_the_image_it_names() {
+    if !can_run() {
+        return;
+    }
+    assert!(
+        frontend_program().exists(),
+        "cargo build -p builder --example frontend makes the frontend of this test"
+    );
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let client = daemon.client().await;
+    let image = folder.path().join("image");
+    std::fs::create_dir_all(image.join("root")).expect("made");
+    with_libraries(&frontend_program(), &image.join("root"));
+    std::fs::write(
+        image.join("Dockerfile"),
+        "FROM scratch\nCOPY root /\nENTRYPOINT [\"/frontend\"]\nLABEL moby.buildkit.frontend.network.none=true\n",
+    )
+    .expect("written");
+    let stored = exporter("image", &[("name", "localhost:1/our/frontend:1")]);
+    build(&client, "image", &image, &[], stored, None)
+        .await
+        .expect("the frontend's image is built");
+
+    let text = "# syntax=localhost:1/our/frontend:1\nFROM scratch\nCOPY file /copied\n";
+    let context = context(folder.path(), text);
+    let out = folder.path().join("out");
+    let place = || Some(directory(&out));
+    let answer = build(&client, "uses", &context, &[], exporter("local", &[]), place())
+        .await
+        .expect("the frontend answers");
+    assert_eq!(std::fs::read(out.join("copied")).expect("sent"), b"content\n");
+    let said = |key: &str| answer.exporter_response.get(key).map(String::as_str);
+    assert_eq!(said("frontend.source"), Some("localhost:1/our/frontend:1"));
+    assert_eq!(said("frontend.read"), Some("content\n"));
+
+    let wrong = [
+        (
+            "fail",
+            Code::InvalidArgument,
+            "nothing here is to this frontend's taste",
+        ),
+        (
+            "exit",
+            Code::Unknown,
+            "exit code: 3: this frontend has had enough",
+        ),
+        ("silent", Code::Unknown, "ended without a result"),
+    ];
+    for (mode, code, text) in wrong {
+        let attributes = [("build-arg:mode", mode)];
+        let answer = build(
+            &client,
+            mode,
+            &context,
+            &attributes,
+            exporter("local", &[]),
+            place(),
+        )
+        .await;
+        let status = answer.expect_err(mode);
+        assert_eq!(status.code(), code, "{mode}: {}", status.message());
+        assert!(status.message().contains(text), "{mode}: {}", status.message());
+    }
+    let attributes = [("frontend.caps", "moby.buildkit.frontend.subrequests")];
+    let answer = build(
+        &client,
+        "caps",
+        &context,
+        &attributes,
+        exporter("local", &[]),
+        place(),
+    )
+    .await;
+    let status = answer.expect_err("it does not say that it can");
+    assert_eq!(status.code(), Code::Unimplemented);
+    assert!(status.message().contains("moby.buildkit.frontend.subrequests"));
+}
