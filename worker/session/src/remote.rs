@@ -415,6 +415,12 @@ impl Caller for RemoteCaller {
             "buildkit-attachable-exporter-id",
             &[output.to_string()],
         );
+        // One call sends all platforms; a client that empties its directory first must know.
+        append(
+            call.metadata_mut(),
+            "buildkit-exporter-multi-platform",
+            &["1".to_owned()],
+        );
         // The method is declared with other messages, but packets are what both ends mean.
         let mut grpc = tonic::client::Grpc::new(self.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
         let started = async move {

@@ -322,6 +322,34 @@ async fn results_arrive_in_their_places() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_mirrored_directory_holds_nothing_but_the_result() {
+    let (target, result) = (
+        tempfile::tempdir().expect("a folder"),
+        tempfile::tempdir().expect("a folder"),
+    );
+    std::fs::create_dir_all(target.path().join("old/deep")).expect("made");
+    std::fs::write(result.path().join("new"), "text").expect("written");
+    let place = Place::Dir {
+        path: target.path().to_owned(),
+        empties: true,
+    };
+    let ends = ends(
+        LocalOptions::default(),
+        BTreeMap::from([(0, place)]),
+        BTreeMap::new(),
+    );
+    let sent = ends.caller.send_dir(0, result.path(), Arc::new(|_| {})).await;
+    assert!(sent.expect("sent"));
+    ends.provider.settle().await.expect("in place");
+    let left: Vec<_> = listing(target.path());
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert_eq!(
+        std::fs::read_to_string(target.path().join("new")).expect("there"),
+        "text"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn blobs_are_read_and_written_by_digest() {
     let folder = tempfile::tempdir().expect("a folder");
     let store = |is_writable| Store {
