@@ -19,6 +19,57 @@ fn is_blank(c: char) -> bool {
     matches!(c, '\t' | '\u{b}' | '\u{c}' | '\r' | ' ')
 }
 
+/// ASCII white space, as Go's `unicode.IsSpace` sees it.
+fn is_space(c: char) -> bool {
+    c == '\n' || is_blank(c)
+}
+
+/// Said of an array with something else in it.
+pub(super) const NOT_STRINGS: &str = "when using JSON array syntax, arrays must be comprised of strings only";
+
+/// Finds the mistakes that make a line unreadable, whatever stands in other lines: BuildKit reports them, and the
+/// heredocs that are not closed, before those of any instruction's meaning.
+pub(super) fn check(line: &str, escape: char) -> Result<(), String> {
+    let mut split = split(line, escape)?;
+    if split.keyword.eq_ignore_ascii_case("ONBUILD") {
+        split = self::split(&split.rest, escape)?;
+    }
+    let rest = match split.keyword.to_uppercase().as_str() {
+        keyword @ ("ENV" | "LABEL") => return check_pairs(&split.rest, escape, keyword),
+        "ADD" | "CMD" | "COPY" | "ENTRYPOINT" | "RUN" | "SHELL" | "VOLUME" => split.rest.as_str(),
+        "HEALTHCHECK" => split
+            .rest
+            .split_once(char::is_whitespace)
+            .map_or("", |(_, rest)| rest),
+        _ => return Ok(()),
+    };
+    match json(rest) {
+        Json::NotStrings => Err(NOT_STRINGS.to_owned()),
+        Json::Words(_) | Json::No => Ok(()),
+    }
+}
+
+/// As [`pairs`], which asks for names too.
+fn check_pairs(rest: &str, escape: char, keyword: &str) -> Result<(), String> {
+    let words = quoted_words(rest, escape);
+    match words.first() {
+        Some(first) if !first.contains('=') && !rest.contains(is_blank) => Err(two_arguments(keyword)),
+        Some(first) if first.contains('=') => match words.iter().find(|word| !word.contains('=')) {
+            Some(word) => Err(no_equals_sign(word)),
+            None => Ok(()),
+        },
+        _ => Ok(()),
+    }
+}
+
+fn two_arguments(keyword: &str) -> String {
+    format!("{keyword} must have two arguments")
+}
+
+fn no_equals_sign(word: &str) -> String {
+    format!("Syntax error - can't find = in {word:?}. Must be of the form: name=value")
+}
+
 /// Takes the keyword and the flags off a line.
 pub(super) fn split(line: &str, escape: char) -> Result<Split, String> {
     let line = line.trim();
@@ -32,12 +83,15 @@ pub(super) fn split(line: &str, escape: char) -> Result<Split, String> {
     })
 }
 
-/// The words that begin with `--`, up to the first that does not.
+/// The words that begin with `--`, up to the first that does not. Only ASCII blanks separate them.
+///
+/// Differs: BuildKit takes each byte of a flag for a character, so that `--exclude=é` becomes `Ã©` and `à` ends the
+/// word. Here a flag's value is what is written (`flags_are_read_by_characters`).
 fn flags(line: &str, escape: char) -> (Vec<String>, &str) {
     let mut found = Vec::new();
     let mut chars = line.char_indices().peekable();
     loop {
-        while chars.next_if(|(_, c)| c.is_whitespace()).is_some() {}
+        while chars.next_if(|(_, c)| is_space(*c)).is_some() {}
         let Some(&(start, _)) = chars.peek() else {
             return (found, "");
         };
@@ -48,7 +102,7 @@ fn flags(line: &str, escape: char) -> (Vec<String>, &str) {
         let mut end = line.len();
         while let Some((at, c)) = chars.next() {
             match quote {
-                None if c.is_whitespace() => {
+                None if is_space(c) => {
                     end = at;
                     break;
                 }
@@ -198,9 +252,7 @@ pub(super) fn pairs(rest: &str, escape: char, keyword: &str) -> Result<Vec<Pair>
         return Ok(Vec::new());
     };
     if !first.contains('=') {
-        let end = rest
-            .find(is_blank)
-            .ok_or_else(|| format!("{keyword} must have two arguments"))?;
+        let end = rest.find(is_blank).ok_or_else(|| two_arguments(keyword))?;
         let (key, value) = (
             rest[..end].to_owned(),
             rest[end..].trim_start_matches(is_blank).to_owned(),
@@ -218,9 +270,7 @@ pub(super) fn pairs(rest: &str, escape: char, keyword: &str) -> Result<Vec<Pair>
             value: value.to_owned(),
             is_legacy: false,
         }),
-        None => Err(format!(
-            "Syntax error - can't find = in {word:?}. Must be of the form: name=value"
-        )),
+        None => Err(no_equals_sign(word)),
     };
     words.iter().map(one).collect()
 }

@@ -63,6 +63,11 @@ impl Flags {
             .unwrap_or_default()
     }
 
+    /// As [`Flags::text`], which takes a flag without text for none.
+    pub(super) fn given(&self, name: &str) -> Option<&str> {
+        Some(self.0.get(name)?.first()?.as_str())
+    }
+
     pub(super) fn texts(&self, name: &str) -> Vec<String> {
         self.0.get(name).cloned().unwrap_or_default()
     }

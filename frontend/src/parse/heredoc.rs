@@ -5,6 +5,9 @@ use crate::parse::ast::Heredoc;
 use crate::words::{Lex, NOTHING};
 
 /// The heredocs a line announces, in order, bodies still empty.
+///
+/// Differs: BuildKit's lexer loses what stands before `${x:-y}` in a word, so that `<<E${x:-y}` announces nothing
+/// there. Here it does (`a_variable_in_a_name_stays_as_it_is_written`).
 pub(super) fn announced(line: &str) -> Result<Vec<Heredoc>, Error> {
     let lex = Lex {
         raw_quotes: true,

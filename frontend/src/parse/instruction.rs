@@ -99,7 +99,7 @@ impl Request<'_> {
             "ONBUILD" => Kind::OnBuild(self.onbuild()?),
             "RUN" => Kind::Run(self.run()?),
             "SHELL" => Kind::Shell(self.shell()?),
-            "STOPSIGNAL" => Kind::StopSignal(self.one_text()?),
+            "STOPSIGNAL" => Kind::StopSignal(self.rest()?),
             "USER" => Kind::User(self.one_text()?),
             "VOLUME" => Kind::Volume(self.volume()?),
             "WORKDIR" => Kind::Workdir(self.one_text()?),
@@ -118,15 +118,21 @@ impl Request<'_> {
         Error::invalid(format!("{} requires at least one argument", self.keyword))
     }
 
-    /// The whole rest as one text.
+    /// The whole rest as one text, where no flag is known.
     fn one_text(&self) -> Result<String, Error> {
+        let rest = self.rest()?;
+        self.flags(&[])?;
+        Ok(rest)
+    }
+
+    /// The whole rest as one text. Of STOPSIGNAL and ARG flags are not even looked at, as in BuildKit.
+    fn rest(&self) -> Result<String, Error> {
         if self.split.rest.is_empty() {
             return Err(Error::invalid(format!(
                 "{} requires exactly one argument",
                 self.keyword
             )));
         }
-        self.flags(&[])?;
         Ok(self.split.rest.clone())
     }
 
@@ -302,8 +308,8 @@ impl Request<'_> {
             ("security", Takes::Text),
             ("device", Takes::Texts),
         ])?;
-        let network = match flags.text("network").as_str() {
-            "" | "default" => RunNetwork::Default,
+        let network = match flags.given("network").unwrap_or("default") {
+            "default" => RunNetwork::Default,
             "none" => RunNetwork::None,
             "host" => RunNetwork::Host,
             other => {
@@ -311,8 +317,8 @@ impl Request<'_> {
                 return Err(error.suggesting(suggest::nearest(other, ["default", "none", "host"])));
             }
         };
-        let is_insecure = match flags.text("security").as_str() {
-            "" | "sandbox" => false,
+        let is_insecure = match flags.given("security").unwrap_or("sandbox") {
+            "sandbox" => false,
             "insecure" => true,
             other => {
                 let error = Error::invalid(format!("security {other:?} is not valid"));
@@ -498,7 +504,8 @@ impl Request<'_> {
 }
 
 fn stage_name(name: &str) -> Result<String, Error> {
-    let lower = name.to_lowercase();
+    // One character for one character, as Go lowers them.
+    let lower: String = name.chars().filter_map(|c| c.to_lowercase().next()).collect();
     let is_fine = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || matches!(c, '-' | '_' | '.');
     if lower.starts_with(|c: char| c.is_ascii_lowercase()) && lower.chars().all(is_fine) {
         return Ok(lower);
@@ -519,7 +526,7 @@ fn shell_or_json(rest: &str) -> Result<(Vec<String>, bool), Error> {
 }
 
 fn not_strings() -> Error {
-    Error::invalid("when using JSON array syntax, arrays must be comprised of strings only")
+    Error::invalid(arguments::NOT_STRINGS)
 }
 
 fn device(value: &str) -> Result<Device, Error> {

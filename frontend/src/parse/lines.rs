@@ -156,11 +156,17 @@ pub(super) fn split(bytes: &[u8]) -> Result<File, Error> {
             last: 0,
         };
         joined.last = reader.number();
+        arguments::check(&joined.text, reader.escape)
+            .map_err(|reason| Error::invalid(reason).at(&joined.ranges()))?;
         attach_heredocs(&mut reader, &mut joined)?;
         file.lines.push(joined);
     }
     if file.lines.is_empty() {
-        return Err(Error::invalid("file with no instructions"));
+        let error = Error::invalid("file with no instructions");
+        return Err(match reader.number() {
+            0 => error,
+            _ => error.at(&[reader.here()]),
+        });
     }
     file.escape = reader.escape;
     Ok(file)

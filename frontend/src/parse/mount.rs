@@ -32,6 +32,9 @@ const KEYS: &[&str] = &[
 
 /// The `from` of a mount, which must be known before anything is expanded.
 pub(super) fn from(value: &str) -> Result<String, Error> {
+    if value.is_empty() {
+        return Err(Error::invalid("failed to parse csv mounts: EOF"));
+    }
     let mut found = String::new();
     for field in csv(value) {
         let Some((key, value)) = field.split_once('=') else {

@@ -97,7 +97,7 @@ fn forms_of_arguments() {
 fn mistakes_are_refused_with_their_lines() {
     for (text, expected, line) in [
         ("", "file with no instructions", 0),
-        ("# only\n", "file with no instructions", 0),
+        ("# only\n", "file with no instructions", 1),
         ("RUN x", "no build stage in current context", 1),
         (
             "FROM x\nRNU y",
@@ -178,6 +178,136 @@ fn mistakes_are_refused_with_their_lines() {
             error.ranges.first().map_or(0, |range| range.start.line),
             line,
             "{text:?}"
+        );
+    }
+}
+
+/// What is wrong, and in which lines.
+fn refused(text: &str) -> (String, Vec<i32>) {
+    let error = read(text).expect_err(text);
+    let lines = error.ranges.iter().map(|range| range.start.line).collect();
+    (error.to_string(), lines)
+}
+
+#[test]
+fn a_line_that_cannot_be_read_is_reported_before_one_that_makes_no_sense() {
+    for (second, reason) in [
+        ("ENV a", "ENV must have two arguments"),
+        (
+            "LABEL a=1 b",
+            "Syntax error - can't find = in \"b\". Must be of the form: name=value",
+        ),
+        ("ONBUILD ENV a", "ENV must have two arguments"),
+        (
+            "RUN [\"a\", 1]",
+            "when using JSON array syntax, arrays must be comprised of strings only",
+        ),
+        (
+            "VOLUME [1]",
+            "when using JSON array syntax, arrays must be comprised of strings only",
+        ),
+        (
+            "HEALTHCHECK --interval=1s CMD [null]",
+            "when using JSON array syntax, arrays must be comprised of strings only",
+        ),
+    ] {
+        for first in ["NONSENSE x", "FROM a b c d", "COPY --nonsense a b", "ENV =a"] {
+            let (found, lines) = refused(&format!("{first}\n{second} \\\n # c\n"));
+            assert_eq!((found.as_str(), lines), (reason, vec![2, 3]), "{first}, {second}");
+        }
+    }
+    let (found, lines) = refused("FROM a\nNONSENSE x\nENV =a\n");
+    assert_eq!(
+        (found.as_str(), lines),
+        (
+            "dockerfile parse error on line 2: unknown instruction: NONSENSE",
+            vec![2]
+        )
+    );
+}
+
+#[test]
+fn a_file_without_instructions_is_wrong_at_its_end() {
+    for (text, lines) in [
+        ("", vec![]),
+        ("# a\n\n# b\n", vec![3]),
+        ("\n\n", vec![2]),
+        (" ", vec![1]),
+    ] {
+        let expected = ("file with no instructions".to_owned(), lines);
+        assert_eq!(refused(text), expected, "{text:?}");
+    }
+}
+
+#[test]
+fn a_flag_of_run_that_says_nothing_is_refused() {
+    assert_eq!(
+        refused("FROM a\nRUN --network= x").0,
+        "dockerfile parse error on line 2: invalid network mode \"\""
+    );
+    assert!(
+        refused("FROM a\nRUN --mount= x")
+            .0
+            .contains("failed to parse csv mounts")
+    );
+    assert_eq!(
+        refused("FROM a\nRUN --security= x").0,
+        "dockerfile parse error on line 2: security \"\" is not valid"
+    );
+    for given in ["", "--network=default ", "--security=sandbox "] {
+        read(&format!("FROM a\nRUN {given}x")).expect(given);
+    }
+}
+
+#[test]
+fn flags_are_read_by_characters() {
+    let Kind::Copy(copy) = only("COPY --chown=\u{e0}:\u{e9} --exclude=\u{a0}x a b") else {
+        panic!("no COPY")
+    };
+    assert_eq!(
+        (copy.chown.as_str(), copy.exclude),
+        ("\u{e0}:\u{e9}", vec!["\u{a0}x".to_owned()])
+    );
+    // A blank that is none in ASCII ends the flags.
+    let Kind::Copy(copy) = only("COPY \u{a0} --from=x a b") else {
+        panic!("no COPY")
+    };
+    assert_eq!(
+        (copy.from.as_str(), copy.sources.paths),
+        ("", vec!["--from=x".to_owned(), "a".to_owned()])
+    );
+}
+
+#[test]
+fn a_variable_in_a_name_stays_as_it_is_written() {
+    let Kind::Run(run) = only("RUN cat <<E$x <<E${x:-y}\na\nE$x\nb\nE${x:-y}") else {
+        panic!("no RUN")
+    };
+    let docs: Vec<(&str, &str)> = run
+        .command
+        .heredocs
+        .iter()
+        .map(|d| (d.name.as_str(), d.data.as_str()))
+        .collect();
+    assert_eq!(docs, [("E$x", "a\n"), ("E${x:-y}", "b\n")]);
+}
+
+#[test]
+fn flags_of_stopsignal_and_arg_are_not_looked_at() {
+    assert_eq!(only("STOPSIGNAL --any=x  9"), Kind::StopSignal("9".to_owned()));
+    assert!(matches!(only("ARG --any=x a"), Kind::Arg(args) if args[0].name == "a"));
+    assert_eq!(
+        refused("FROM a\nUSER --any=x y").0,
+        "dockerfile parse error on line 2: unknown flag: --any"
+    );
+}
+
+#[test]
+fn stage_names_are_lowered_character_by_character() {
+    for (written, name) in [("A.b-C_9", "a.b-c_9"), ("\u{130}", "i"), ("\u{212a}", "k")] {
+        assert_eq!(
+            read(&format!("FROM x AS {written}")).expect(written).stages[0].name,
+            name
         );
     }
 }
