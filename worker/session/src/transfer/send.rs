@@ -80,10 +80,20 @@ impl Sender<'_> {
     fn send(&self, wire: &mut dyn Incoming, packet: Packet) -> Result<(), SendError> {
         (self.meter)(prost::Message::encoded_len(&packet) as u64);
         if wire.send(packet) {
-            Ok(())
-        } else {
-            Err(SendError::Ended)
+            return Ok(());
         }
+        // Whoever takes no more has said why, or is gone; both end what can be read.
+        while let Some(next) = wire.next() {
+            match next {
+                Err(reason) => return Err(SendError::Peer(reason)),
+                Ok(said) if said.r#type == i32::from(PacketType::PacketErr) => {
+                    let reason = String::from_utf8_lossy(&said.data).into_owned();
+                    return Err(SendError::Peer(reason));
+                }
+                Ok(_) => {}
+            }
+        }
+        Err(SendError::Ended)
     }
 
     fn file(&self, id: u32, wire: &mut dyn Incoming) -> Result<(), SendError> {
