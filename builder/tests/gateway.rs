@@ -534,6 +534,28 @@ async fn a_syntax_line_runs_the_image_it_names() {
         assert_eq!(status.code(), code, "{mode}: {}", status.message());
         assert!(status.message().contains(text), "{mode}: {}", status.message());
     }
+    // Subrequests go to the frontend the file names; this one passes them on to the one that is built in.
+    let attributes = [("requestid", "frontend.nosuch")];
+    let answer = build(
+        &client,
+        "sub",
+        &context,
+        &attributes,
+        exporter("local", &[]),
+        place(),
+    )
+    .await;
+    let status = answer.expect_err("nobody has it");
+    assert!(
+        status.message().contains("our/frontend:1"),
+        "{}",
+        status.message()
+    );
+    assert!(
+        status.message().contains("unsupported request"),
+        "{}",
+        status.message()
+    );
     let attributes = [("frontend.caps", "moby.buildkit.frontend.subrequests")];
     let answer = build(
         &client,

@@ -35,6 +35,15 @@ pub async fn build(gateway: &dyn Gateway, options: &Options) -> Result<Answer, E
         .map_err(|error| error.in_file(&entry.source))
 }
 
+/// Only finds out whether the Dockerfile asks for another frontend, which is then the one to answer whatever is asked.
+///
+/// # Errors
+/// [`ErrorKind::FrontendImage`] if it does; whatever is wrong with the request or with loading the Dockerfile.
+pub async fn obey_syntax(gateway: &dyn Gateway, options: &Options) -> Result<(), Error> {
+    let entry = context::load(gateway, options).await?;
+    check_syntax(options, &entry.source).map_err(|error| error.in_file(&entry.source))
+}
+
 async fn from_entry(gateway: &dyn Gateway, options: &Options, entry: &Entry) -> Result<Answer, Error> {
     check_syntax(options, &entry.source)?;
     let asked: Vec<Option<&Platform>> = if options.platforms.is_empty() {

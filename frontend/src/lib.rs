@@ -26,7 +26,7 @@ mod answer;
 mod dockerfile;
 
 pub use answer::{Answer, PlatformAnswer};
-pub use dockerfile::{build, is_built_in};
+pub use dockerfile::{build, is_built_in, obey_syntax};
 pub use error::{Error, ErrorKind};
 pub use gateway::{
     FileRequest, Gateway, GatewayError, ImagePlace, ImageRequest, ResolveMode, ResolvedImage, Warning,

@@ -264,9 +264,6 @@ impl Runner {
         allowed: Entitlements,
     ) -> Result<Solved, Planning> {
         let attributes = &question.attributes;
-        if let Some(request) = attributes.get("requestid") {
-            return Err(Failure::no_subrequest(request).into());
-        }
         let mut attributes = attributes.clone();
         host_gateway::resolve(&mut attributes, &self.engine.worker)
             .await
@@ -282,6 +279,10 @@ impl Runner {
             session: build.session.clone(),
             definition_step,
         };
+        if let Some(request) = attributes.get("requestid") {
+            frontend::obey_syntax(&bridge, &options).await.map_err(planning)?;
+            return Err(Failure::no_subrequest(request).into());
+        }
         let answer = frontend::build(&bridge, &options).await.map_err(planning)?;
         for platform in &answer.platforms {
             let graph = platform
