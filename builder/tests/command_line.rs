@@ -213,3 +213,34 @@ fn builds_are_kept_in_the_history() {
     assert_eq!(said(&["history", "ls"]).lines().count(), 1);
     assert_ne!(run(&["history", "logs"]).status.code(), Some(0));
 }
+
+#[test]
+fn pin_lists_what_is_not_pinned_and_leaves_the_rest_alone() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let digest = format!("sha256:{}", "0".repeat(64));
+    let file = folder.path().join("Dockerfile");
+    let path = folder.path().display().to_string();
+    let dockerfile = format!(
+        "ARG V=1\nFROM scratch AS a\nFROM a\nFROM x:$V\nFROM ctx\nFROM y:1@{digest}\nFROM --platform=linux/arm64 \\\n y:2\n"
+    );
+    std::fs::write(&file, &dockerfile).expect("written");
+    let output = builder(&["pin", "--check", "--build-context", "ctx=/", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    let expected = format!("{}:8: y:2 is not pinned\n", file.display());
+    assert_eq!(text(&output.stdout), expected);
+    // Nothing is left to ask a registry for.
+    std::fs::write(&file, dockerfile.replace("y:2", &format!("y@{digest}"))).expect("written");
+    for flag in ["--check", "--dry-run", "--build-context=none"] {
+        let output = builder(&["pin", flag, "--build-context=ctx", &path]);
+        assert_eq!(output.status.code(), Some(0), "{flag}: {}", text(&output.stderr));
+        assert_eq!(text(&output.stdout), "", "{flag}");
+    }
+    std::fs::write(&file, "FROM a\nNONSENSE\n").expect("written");
+    let output = builder(&["pin", &path]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text(&output.stderr).contains("Dockerfile:2: "),
+        "{}",
+        text(&output.stderr)
+    );
+}

@@ -24,6 +24,7 @@ mod stages;
 mod lower;
 mod answer;
 mod dockerfile;
+pub mod pin;
 
 pub use answer::{Answer, PlatformAnswer};
 pub use dockerfile::{build, is_built_in, obey_syntax};

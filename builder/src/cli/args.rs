@@ -56,6 +56,8 @@ pub enum Command {
     History(HistoryArgs),
     /// Run a command in an image, in the same sandbox as RUN
     Run(RunArgs),
+    /// Write the digests of base images into a Dockerfile
+    Pin(PinArgs),
     /// Show what the store holds and how large it is
     Du(DuArgs),
     /// Remove what no build and no image needs
@@ -122,6 +124,29 @@ pub struct PushArgs {
     /// Print the digest only
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// `pin`
+#[derive(Debug, Args)]
+pub struct PinArgs {
+    /// The folder the Dockerfile lies in
+    #[arg(value_name = "PATH", default_value = ".")]
+    pub path: PathBuf,
+    /// The Dockerfile [default: PATH/Dockerfile]
+    #[arg(short, long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Change nothing; list the bases that are not pinned and end with 1 if there are any
+    #[arg(long, conflicts_with_all = ["update", "dry_run"])]
+    pub check: bool,
+    /// Look the tags of pinned bases up again
+    #[arg(long)]
+    pub update: bool,
+    /// Change nothing; print the lines that would change
+    #[arg(long)]
+    pub dry_run: bool,
+    /// A named context of the build: a base of this name is left alone
+    #[arg(long = "build-context", value_name = "NAME[=PLACE]")]
+    pub build_contexts: Vec<String>,
 }
 
 /// `pull`

@@ -20,6 +20,7 @@ mod transfer;
 mod store;
 mod pty;
 mod run;
+mod pin;
 mod serve;
 mod history;
 mod doctor;
@@ -54,6 +55,7 @@ pub fn run(cli: Cli) -> Result<ExitStatus> {
         Command::Save(args) => transfer::save(&cli.global, &args),
         Command::Load(args) => transfer::load(&cli.global, &args),
         Command::Run(args) => run::run(&cli.global, args),
+        Command::Pin(args) => pin::run(&cli.global, &args),
         Command::Du(args) => store::usage(&cli.global, &args),
         Command::Prune(args) => store::prune(&cli.global, &args),
         Command::Serve(args) => serve::run(&cli.global, args),

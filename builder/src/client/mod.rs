@@ -22,5 +22,5 @@ pub use in_process::{Setting, build, open, runtime};
 pub use signals::Signals;
 pub use solve::build_on;
 pub use store::{hosts, open_store};
-pub use transfer::{Shown, TransferError, pull, push};
+pub use transfer::{Shown, TransferError, digests, pull, push};
 pub use usage::{Pruning, disk_usage, prune};

@@ -78,6 +78,28 @@ pub enum TransferError {
     },
 }
 
+/// The digests that registries give for names now, in the same order; several are asked at once.
+///
+/// # Errors
+/// The first name that cannot be resolved.
+pub fn digests(config: &Config, names: &[Reference]) -> anyhow::Result<Vec<Digest>> {
+    runtime()?.block_on(async {
+        let registry = registry(config)?;
+        let asked = names.iter().map(|name| {
+            let registry = &registry;
+            async move {
+                Ok(registry
+                    .resolve(name)
+                    .await
+                    .map_err(TransferError::from)?
+                    .descriptor
+                    .digest)
+            }
+        });
+        stream::iter(asked).buffered(AT_ONCE).try_collect().await
+    })
+}
+
 /// Fetches an image and names it; answers the digest of what the name means now.
 ///
 /// # Errors
