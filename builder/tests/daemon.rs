@@ -253,14 +253,6 @@ fn refused() -> Vec<(SolveRequest, Code, &'static str)> {
         ),
         (
             SolveRequest {
-                source_policy_session: "x".into(),
-                ..base("h")
-            },
-            Code::Unimplemented,
-            "policy",
-        ),
-        (
-            SolveRequest {
                 proxy_network: true,
                 ..base("i")
             },
@@ -394,4 +386,29 @@ async fn equal_builds_of_many_clients_run_each_step_once() {
         })
         .collect();
     assert_eq!(results.len(), 1, "{results:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_nobody_can_ask_denies() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let client = daemon.client().await;
+    let context = context(folder.path(), "FROM scratch\nCOPY file /copied\n");
+    let dirs = [("context", context.as_path()), ("dockerfile", context.as_path())];
+    let stop = client.session("decider", &dirs, None).await;
+    let request = SolveRequest {
+        r#ref: "policed".into(),
+        session: "decider".into(),
+        frontend: "dockerfile.v0".into(),
+        source_policy_session: "decider".into(),
+        ..SolveRequest::default()
+    };
+    // This client offers no policy service: a policy that cannot be asked must not be dropped in silence.
+    let status = client.control().solve(request).await.expect_err("denied");
+    assert!(
+        status.message().contains("not allowed by policy"),
+        "{}",
+        status.message()
+    );
+    stop.cancel();
 }

@@ -28,6 +28,15 @@ pub(crate) struct Bridge<'a> {
     pub(crate) session: Arc<Session>,
     /// The name of the step under which warnings are shown.
     pub(crate) definition_step: String,
+    /// Who decides which sources may be used, if anybody does.
+    pub(crate) guard: Option<Arc<dyn Guard>>,
+}
+
+/// Decides which sources a build may use.
+#[async_trait]
+pub(crate) trait Guard: Send + Sync {
+    /// Fails for a definition with a source that may not be used.
+    async fn allow(&self, definition: &Definition) -> Result<(), GatewayError>;
 }
 
 /// Whose move an answer's failure is, if the answerer said.
@@ -45,6 +54,9 @@ impl Gateway for Bridge<'_> {
         from: &Definition,
         files: &[FileRequest],
     ) -> Result<Vec<Option<Vec<u8>>>, GatewayError> {
+        if let Some(guard) = &self.guard {
+            guard.allow(from).await?;
+        }
         let built = self.job.build(from).await.map_err(GatewayError::new)?;
         let Some(result) = built.result else {
             return Ok(vec![None; files.len()]);

@@ -12,7 +12,7 @@ mod outcome;
 pub(crate) mod outputs;
 mod run;
 
-pub(crate) use bridge::Bridge;
+pub(crate) use bridge::{Bridge, Guard};
 pub use error::{BuildError, Lines};
 pub use outcome::{BuiltImage, Outcome};
 pub(crate) use outputs::title;

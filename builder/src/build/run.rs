@@ -43,6 +43,7 @@ pub async fn run(
         job,
         session: session.clone(),
         definition_step,
+        guard: None,
     };
     let answer = frontend::build(&bridge, &options).await?;
     check(&answer, request)?;

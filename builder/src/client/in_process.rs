@@ -108,6 +108,7 @@ async fn fetch(engine: &Engine, address: &str) -> Result<Vec<u8>, BuildError> {
         job: &job,
         session,
         definition_step: String::new(),
+        guard: None,
     };
     let read =
         frontend::Gateway::read_files(&bridge, &definition, &[frontend::FileRequest::whole(NAME)]).await;

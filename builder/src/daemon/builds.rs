@@ -6,13 +6,14 @@
 //! ```
 use super::containers::Containers;
 use super::errors::Failure;
+use super::policy::Policy;
 use super::result::{LazyRef, Solved};
 use crate::history::EventLog;
 use cache::ImmutableRef;
 use parking_lot::Mutex;
 use solver::Job;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -40,6 +41,7 @@ pub(super) struct Build {
     pub(super) inputs: BTreeMap<String, llb::proto::Definition>,
     /// Containers its frontends started.
     pub(super) containers: Containers,
+    policy: OnceLock<Arc<Policy>>,
     refs: Mutex<HashMap<String, Arc<LazyRef>>>,
     returned: Mutex<Option<oneshot::Sender<Result<Solved, Failure>>>>,
 }
@@ -60,9 +62,21 @@ impl Build {
             cancel: CancellationToken::new(),
             inputs,
             containers: Containers::default(),
+            policy: OnceLock::new(),
             refs: Mutex::default(),
             returned: Mutex::default(),
         }
+    }
+
+    /// Who decides about the build's sources, if anybody does.
+    pub(super) fn policy(&self) -> Option<Arc<Policy>> {
+        self.policy.get().cloned()
+    }
+
+    /// Says who decides about the build's sources; before anything else of it.
+    pub(super) fn decided_by(&self, policy: Policy) {
+        // Said once, when the build is made.
+        let _ = self.policy.set(Arc::new(policy));
     }
 
     /// What the client's own frontend will answer.

@@ -65,7 +65,7 @@ impl WorkerInfo {
     }
 }
 
-fn platform(platform: &oci::Platform) -> llb::proto::Platform {
+pub(super) fn platform(platform: &oci::Platform) -> llb::proto::Platform {
     llb::proto::Platform {
         architecture: platform.architecture.clone(),
         os: platform.os.clone(),
@@ -358,9 +358,6 @@ fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
     if request.enable_session_exporter {
         return Err(unsupported("an exporter chosen by the session"));
     }
-    if !request.source_policy_session.is_empty() {
-        return Err(unsupported("a source policy asked of the session"));
-    }
     if request
         .source_policy
         .is_some_and(|policy| !policy.rules.is_empty())
@@ -401,6 +398,7 @@ fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
         exporters,
         entitlements: request.entitlements,
         is_internal: request.internal,
+        policy_session: request.source_policy_session,
     })
 }
 

@@ -145,6 +145,7 @@ impl GatewayService {
             job: &build.job,
             session: build.session.clone(),
             definition_step: String::new(),
+            guard: None,
         };
         let found = frontend::Gateway::resolve_image(&bridge, &question).await;
         found.map_err(|error| Status::unknown(error.to_string()))
@@ -185,6 +186,7 @@ impl LlbBridge for GatewayService {
                 (Some(definition), "") => self
                     .runner
                     .definition(&build, definition, granted)
+                    .await
                     .map(Solved::of_ref)?,
                 (None, "") => Solved::of_ref(None),
                 (Some(definition), _) if !definition.def.is_empty() => {

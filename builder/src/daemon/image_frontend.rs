@@ -157,6 +157,7 @@ impl Image {
             job: &build.job,
             session: build.session.clone(),
             definition_step: String::new(),
+            guard: None,
         };
         let wanted = frontend::ImageRequest {
             reference: parsed.to_string(),
@@ -170,10 +171,11 @@ impl Image {
             .map_err(|error| failed(&error))?;
         let config = serde_json::from_slice(&found.config).map_err(|error| failed(&error))?;
         let name = found.reference.split('@').next().unwrap_or_default();
-        Ok(Image {
-            reference: format!("{name}@{}", found.digest),
-            config,
-        })
+        let reference = format!("{name}@{}", found.digest);
+        if let Some(policy) = build.policy() {
+            policy.check_image(&reference).await?;
+        }
+        Ok(Image { reference, config })
     }
 
     fn label(&self, name: &str) -> &str {

@@ -12,8 +12,8 @@
 //! 2. `listen` makes sockets: unix, TCP with or without TLS, those systemd hands over.
 //! 3. `containers` are those that frontends start; `builds` are the builds that run, found by their id.
 //! 4. `result` is what a frontend answers: refs by platform, and metadata.
-//! 5. `run` is one Solve from request to answer; `output` gives its result out through the session.
-//!    `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
+//! 5. `policy` asks a client about sources; `run` is one Solve from request to answer; `output` gives its result out
+//!    through the session; `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
 //! 6. `control`, `gateway`, `content`, `traces` are the services, one file each: wire types in, own types out.
 //! 7. `errors` turns ours into status and details.
 //! 8. `upkeep` keeps store, history and received contexts within their limits.
@@ -22,6 +22,7 @@ mod result;
 mod containers;
 mod builds;
 mod output;
+mod policy;
 mod run;
 mod records;
 mod contexts;

@@ -12,9 +12,10 @@ use super::control::WorkerInfo;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
 use super::output::{self, Exporter};
+use super::policy::Policy;
 use super::records;
 use super::result::{CONFIG, LazyRef, Solved};
-use crate::build::{Bridge, Engine, host_gateway, permissions};
+use crate::build::{Bridge, Engine, Guard, host_gateway, permissions};
 use crate::client::new_id;
 use crate::history::{EventLog, History, Running};
 use crate::progress::wire;
@@ -53,6 +54,8 @@ pub(super) struct Request {
     pub(super) entitlements: Vec<String>,
     /// Not worth a record.
     pub(super) is_internal: bool,
+    /// The session that decides about sources; empty: nobody does.
+    pub(super) policy_session: String,
 }
 
 /// What builds of one daemon share.
@@ -126,7 +129,18 @@ impl Runner {
         let session = Session::new(caller, &self.engine.cache, granted);
         let session = Arc::new(session.with_devices(devices(&request.entitlements)?));
         let job = self.engine.solver.job(&request.id, session.clone());
-        let build = Build::new(request.id.clone(), job, session, log, request.inputs.clone());
+        let build = Build::new(
+            request.id.clone(),
+            job,
+            session.clone(),
+            log,
+            request.inputs.clone(),
+        );
+        if !request.policy_session.is_empty() {
+            let (engine, sessions) = (self.engine.clone(), self.sessions.clone());
+            let policy = Policy::new(engine, sessions, &request.policy_session, session, &build.job);
+            build.decided_by(policy);
+        }
         Ok((Arc::new(build), running))
     }
 
@@ -190,6 +204,7 @@ impl Runner {
             }
             ("", Some(definition)) => self
                 .definition(build, definition.clone(), allowed)
+                .await
                 .map(Solved::of_ref),
             (name, _) => {
                 let question = Question {
@@ -203,7 +218,7 @@ impl Runner {
     }
 
     /// A definition of a stranger as a ref: checked, not yet solved.
-    pub(super) fn definition(
+    pub(super) async fn definition(
         &self,
         build: &Build,
         definition: llb::proto::Definition,
@@ -218,6 +233,9 @@ impl Runner {
         let definition = Definition::from_proto(definition).map_err(|error| load(&error))?;
         let graph = definition.to_graph().map_err(|error| load(&error))?;
         permissions::check(&graph, allowed).map_err(|error| load(&error))?;
+        if let Some(policy) = build.policy() {
+            policy.check(&definition).await?;
+        }
         let one = LazyRef::new(id()?, definition);
         build.hold(&one)?;
         Ok(Some(one))
@@ -278,6 +296,7 @@ impl Runner {
             job: &build.job,
             session: build.session.clone(),
             definition_step,
+            guard: build.policy().map(|policy| policy as Arc<dyn Guard>),
         };
         if let Some(request) = attributes.get("requestid") {
             frontend::obey_syntax(&bridge, &options).await.map_err(planning)?;
@@ -290,6 +309,9 @@ impl Runner {
                 .to_graph()
                 .map_err(|error| Failure::from(solver::SolveError::Definition(Arc::new(error))))?;
             permissions::check(&graph, allowed).map_err(Failure::from)?;
+            if let Some(policy) = build.policy() {
+                policy.check(&platform.definition).await?;
+            }
         }
         let mut fault = None;
         let solved = Solved::of_answer(answer, || {
