@@ -207,7 +207,11 @@ fn compile(pattern: &str) -> Result<How, PatternError> {
             '\\' => {
                 if let Some(&escaped) = characters.get(at) {
                     at += 1;
-                    regex.push_str(&regex::escape(escaped.encode_utf8(&mut [0; 4])));
+                    // Docker's matcher hands escapes on to its regular expression: `\d` is a digit, `\é` an error.
+                    match escaped.is_ascii() && !escaped.is_ascii_alphanumeric() {
+                        true => regex.push_str(&regex::escape(escaped.encode_utf8(&mut [0; 4]))),
+                        false => regex.extend(['\\', escaped]),
+                    }
                     kind = Shape::Regex;
                 }
             }
@@ -416,6 +420,9 @@ mod tests {
             ("[a&&b]", "&", true),
             ("a\\*", "a*", true),
             ("a\\*", "ab", false),
+            ("\\d", "1", true),
+            ("\\d", "d", false),
+            ("x\\.md", "x.md", true),
             ("a.b", "axb", false),
             ("a+(b)", "a+(b)", true),
             ("/x", "x", false),
