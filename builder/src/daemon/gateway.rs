@@ -173,13 +173,7 @@ impl LlbBridge for GatewayService {
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
         let build = self.build(request.metadata(), "Solve").await?;
         let asked = request.into_inner();
-        if asked
-            .source_policies
-            .iter()
-            .any(|policy| !policy.rules.is_empty())
-        {
-            return Err(Status::unimplemented("a source policy is not supported yet"));
-        }
+        no_policy(&asked.source_policies)?;
         let granted = Runner::granted(&build);
         let work = async {
             let solved = match (asked.definition, asked.frontend.as_str()) {
@@ -242,6 +236,7 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<ResolveImageConfigResponse>, Status> {
         let build = self.build(request.metadata(), "ResolveImageConfig").await?;
         let asked = request.into_inner();
+        no_policy(&asked.source_policies)?;
         if asked.resolver_type != 0 {
             return Err(Status::unimplemented(
                 "image configs of OCI layouts of the client are not supported yet",
@@ -269,6 +264,7 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<ResolveSourceMetaResponse>, Status> {
         let build = self.build(request.metadata(), "ResolveSourceMeta").await?;
         let asked = request.into_inner();
+        no_policy(&asked.source_policies)?;
         let source = asked
             .source
             .ok_or_else(|| Status::invalid_argument("no source"))?;
@@ -486,6 +482,14 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<StatFileResponse>, Status> {
         Err(no_container_files())
     }
+}
+
+/// A policy that would not be kept to must not be taken.
+fn no_policy(policies: &[api::sourcepolicy::Policy]) -> Result<(), Status> {
+    if policies.iter().any(|policy| !policy.rules.is_empty()) {
+        return Err(Status::unimplemented("a source policy is not supported yet"));
+    }
+    Ok(())
 }
 
 fn no_container_files() -> Status {
