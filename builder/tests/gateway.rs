@@ -13,10 +13,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
-use support::{Client, Daemon, context, directory, of, running};
+use support::{Client, Daemon, Session, context, directory, of, running};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 /// Whether steps can be run here.
@@ -33,7 +32,7 @@ struct Open {
     client: Client,
     root: String,
     solve: tokio::task::JoinHandle<Result<tonic::Response<SolveResponse>, Status>>,
-    stop: CancellationToken,
+    stop: Session,
 }
 
 const ID: &str = "open";
@@ -455,6 +454,7 @@ async fn build(
         ..SolveRequest::default()
     };
     let answer = client.control().solve(request).await;
+    stop.settle().await;
     stop.cancel();
     answer.map(tonic::Response::into_inner)
 }

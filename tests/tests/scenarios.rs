@@ -17,7 +17,10 @@ fn every_scenario_comes_out_the_same_on_a_daemon() {
     each(" on a daemon", tests::Scenario::run_on_daemon);
 }
 
-#[expect(clippy::print_stdout, reason = "which case came out how is what the test shows")]
+#[expect(
+    clippy::print_stdout,
+    reason = "which case came out how is what the test shows"
+)]
 fn each(way: &str, run: fn(&tests::Scenario) -> anyhow::Result<Option<String>>) {
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
     let mut cases = tests::all_scenarios().expect("the folders can be listed");

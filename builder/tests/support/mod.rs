@@ -83,6 +83,24 @@ impl Drop for Daemon {
     }
 }
 
+/// An open session of a client.
+pub(crate) struct Session {
+    stop: CancellationToken,
+    provider: Arc<Provider>,
+}
+
+impl Session {
+    /// Waits until every output lies where it belongs: a daemon has sent it, but this end may still be moving it.
+    pub(crate) async fn settle(&self) {
+        self.provider.settle().await.expect("outputs are put in place");
+    }
+
+    /// Ends it.
+    pub(crate) fn cancel(&self) {
+        self.stop.cancel();
+    }
+}
+
 pub(crate) struct Client {
     pub(crate) channel: Channel,
 }
@@ -111,12 +129,7 @@ impl Client {
     }
 
     /// Opens a session that offers directories and takes output 0 into a place; it ends with the token.
-    pub(crate) async fn session(
-        &self,
-        id: &str,
-        dirs: &[(&str, &Path)],
-        place: Option<Place>,
-    ) -> CancellationToken {
+    pub(crate) async fn session(&self, id: &str, dirs: &[(&str, &Path)], place: Option<Place>) -> Session {
         let options = LocalOptions {
             dirs: dirs
                 .iter()
@@ -125,11 +138,11 @@ impl Client {
             ..LocalOptions::default()
         };
         let caller = Arc::new(LocalCaller::new(SessionId::new(id), options));
-        let provider = Provider::new(
+        let provider = Arc::new(Provider::new(
             caller,
             place.into_iter().map(|place| (0, place)).collect(),
             BTreeMap::new(),
-        );
+        ));
         let (to_daemon, outgoing) = mpsc::channel(16);
         let mut request = Request::new(ReceiverStream::new(outgoing).map(|data| BytesMessage { data }));
         let text = |text: &str| MetadataValue::try_from(text).expect("plain text");
@@ -151,13 +164,13 @@ impl Client {
             .expect("a session")
             .into_inner();
         let stop = CancellationToken::new();
-        let ended = stop.clone();
+        let (ended, serving) = (stop.clone(), provider.clone());
         tokio::spawn(async move {
             let inbound =
                 incoming.map(|message| message.map(|message| message.data).map_err(std::io::Error::other));
-            let _ = provider.serve(inbound, to_daemon, ended).await;
+            let _ = serving.serve(inbound, to_daemon, ended).await;
         });
-        stop
+        Session { stop, provider }
     }
 
     /// Everything a build shows, to its end.
@@ -229,6 +242,7 @@ impl Client {
         bridge.r#return(of(id, returned)).await.expect("taken");
         let answer = solve.await.expect("no panic").map(tonic::Response::into_inner);
         let shown = shown.await.expect("no panic");
+        stop.settle().await;
         stop.cancel();
         Built { answer, shown }
     }
