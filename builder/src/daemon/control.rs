@@ -373,6 +373,11 @@ fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
             other => Failure::new(Code::Unknown, format!("unknown cache exporter: {other:?}")),
         });
     }
+    let imports = cache
+        .imports
+        .into_iter()
+        .map(|entry| (entry.r#type, entry.attrs))
+        .collect();
     let mut exporters: Vec<Exporter> = request
         .exporters
         .into_iter()
@@ -399,6 +404,7 @@ fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
         entitlements: request.entitlements,
         is_internal: request.internal,
         policy_session: request.source_policy_session,
+        imports,
     })
 }
 

@@ -175,6 +175,12 @@ impl LlbBridge for GatewayService {
         let asked = request.into_inner();
         no_policy(&asked.source_policies)?;
         let granted = Runner::granted(&build);
+        let imports: Vec<_> = asked
+            .cache_imports
+            .into_iter()
+            .map(|entry| (entry.r#type, entry.attrs))
+            .collect();
+        super::imports::missed(&build, &imports);
         let work = async {
             let solved = match (asked.definition, asked.frontend.as_str()) {
                 (Some(definition), "") => self

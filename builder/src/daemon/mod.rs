@@ -23,6 +23,7 @@ mod containers;
 mod builds;
 mod output;
 mod policy;
+mod imports;
 mod run;
 mod records;
 mod contexts;

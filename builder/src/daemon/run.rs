@@ -11,6 +11,7 @@ use super::builds::{Build, Builds};
 use super::control::WorkerInfo;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
+use super::imports::{self, Import};
 use super::output::{self, Exporter};
 use super::policy::Policy;
 use super::records;
@@ -56,6 +57,8 @@ pub(super) struct Request {
     pub(super) is_internal: bool,
     /// The session that decides about sources; empty: nobody does.
     pub(super) policy_session: String,
+    /// Caches to import.
+    pub(super) imports: Vec<Import>,
 }
 
 /// What builds of one daemon share.
@@ -151,6 +154,7 @@ impl Runner {
         request: Request,
         allowed: Entitlements,
     ) -> Result<BTreeMap<String, String>, Failure> {
+        imports::missed(&build, &request.imports);
         let counted = tokio::spawn(pump(build.job.progress(), build.log.clone()));
         let (mut metadata, mut given) = (BTreeMap::new(), Vec::new());
         let work = async {
@@ -249,6 +253,7 @@ impl Runner {
         mut question: Question,
         allowed: Entitlements,
     ) -> Result<Solved, Failure> {
+        imports::missed(build, &imports::of_attributes(&question.attributes));
         match name {
             "dockerfile.v0" => {}
             "gateway.v0" => {
