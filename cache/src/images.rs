@@ -48,9 +48,7 @@ impl Images {
             }
         }
         let text = serde_json::to_string(target).expect("a descriptor has string keys");
-        if self.get(name)?.is_none_or(|known| known.target != *target) {
-            self.cache.inner.is_renamed.store(true, Ordering::Release);
-        }
+        let is_news = self.get(name)?.is_none_or(|known| known.target != *target);
         self.cache.inner.db.write("name image", |tx| {
             let epoch = db::epoch(tx)?;
             tx.prepare_cached("DELETE FROM images WHERE name = ?1")?
@@ -62,7 +60,12 @@ impl Images {
                 insert.execute(params![name, digest.as_bytes()])?;
             }
             Ok(())
-        })
+        })?;
+        if is_news {
+            // After the record is written: a barrier that began before does not hold it.
+            self.cache.inner.named.fetch_add(1, Ordering::AcqRel);
+        }
+        Ok(())
     }
 
     /// The image of that full name.
@@ -106,10 +109,11 @@ impl Images {
     /// # Errors
     /// The database's.
     pub fn remove(&self, name: &str) -> Result<bool> {
-        self.cache.inner.is_renamed.store(true, Ordering::Release);
-        self.cache.inner.db.write("remove image", |tx| {
+        let is_gone = self.cache.inner.db.write("remove image", |tx| {
             Ok(tx.execute("DELETE FROM images WHERE name = ?1", [name])? > 0)
-        })
+        })?;
+        self.cache.inner.named.fetch_add(1, Ordering::AcqRel);
+        Ok(is_gone)
     }
 }
 

@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 use tokio::io::AsyncRead;
@@ -84,8 +84,10 @@ pub(crate) struct Inner {
     next: AtomicU64,
     next_external: AtomicU64,
     pub(crate) counters: Counters,
-    /// A name was given, changed or taken since the last barrier.
-    pub(crate) is_renamed: AtomicBool,
+    /// Names given, changed or taken so far, and how many of them a barrier has made durable.
+    pub(crate) named: AtomicU64,
+    durable: AtomicU64,
+    barriers: Mutex<()>,
 }
 
 /// What was done, for tests and summaries.
@@ -136,7 +138,9 @@ impl Cache {
             next: AtomicU64::new(0),
             next_external: AtomicU64::new(0),
             counters: Counters::default(),
-            is_renamed: AtomicBool::new(false),
+            named: AtomicU64::new(0),
+            durable: AtomicU64::new(0),
+            barriers: Mutex::default(),
         };
         let cache = Cache {
             inner: Arc::new(inner),
@@ -182,17 +186,21 @@ impl Cache {
     /// # Errors
     /// Those of syncing; what was written is then still there, but not yet safe.
     pub fn barrier(&self) -> Result<()> {
-        self.inner.is_renamed.store(false, Ordering::Release);
+        // One after the other: a name is durable only when the sync that began after it has ended well.
+        let _turn = self.inner.barriers.lock();
+        let named = self.inner.named.load(Ordering::Acquire);
         let ended = self.inner.db.next_epoch()?;
         let folder = fs::File::open(&self.inner.root).map_err(CacheError::io("open", &self.inner.root))?;
         rustix::fs::syncfs(&folder).map_err(|e| CacheError::io("sync", &self.inner.root)(e.into()))?;
-        self.inner.db.mark_durable(ended)
+        self.inner.db.mark_durable(ended)?;
+        self.inner.durable.fetch_max(named, Ordering::AcqRel);
+        Ok(())
     }
 
     /// Whether an image was named, renamed or removed since the last barrier: what somebody was told is not yet safe.
     #[must_use]
     pub fn is_renamed(&self) -> bool {
-        self.inner.is_renamed.load(Ordering::Acquire)
+        self.inner.named.load(Ordering::Acquire) > self.inner.durable.load(Ordering::Acquire)
     }
 
     /// The ref of no layers.

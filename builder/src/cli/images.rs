@@ -76,12 +76,12 @@ pub(super) fn list(global: &Global, args: &ImagesArgs) -> Result<ExitStatus> {
 /// Removes names; what nothing names any more goes with the next gc.
 pub(super) fn remove(global: &Global, args: &RmiArgs) -> Result<ExitStatus> {
     let cache = store(global)?;
-    let mut is_missing = false;
+    let (mut is_missing, mut removed) = (false, Vec::new());
     for text in &args.images {
         match stored::find(&cache, text) {
             Ok(image) => {
                 cache.images().remove(&image.name)?;
-                writeln!(std::io::stdout(), "removed {}", familiar(&image.name))?;
+                removed.push(familiar(&image.name));
             }
             Err(stored::StoredError::Unknown { name }) => {
                 is_missing |= !args.force;
@@ -94,6 +94,9 @@ pub(super) fn remove(global: &Global, args: &RmiArgs) -> Result<ExitStatus> {
     }
     if cache.is_renamed() {
         cache.barrier()?;
+    }
+    for name in removed {
+        writeln!(std::io::stdout(), "removed {name}")?;
     }
     Ok(if is_missing {
         ExitStatus::USER
