@@ -38,7 +38,7 @@ struct Script {
     /// That user has no sub ids.
     #[serde(default)]
     no_sub_ids: bool,
-    /// Programs that must be installed (or `no hybrid cgroups`); skipped by name else.
+    /// Programs that must be installed; skipped by name else.
     #[serde(default)]
     needs: Vec<String>,
     /// Why the case has another outcome, or none, when a daemon builds.
@@ -182,12 +182,6 @@ impl Scenario {
             return Ok(Some(reason.clone()));
         }
         for need in &script.needs {
-            if need == "no hybrid cgroups" {
-                if Path::new("/sys/fs/cgroup/unified").exists() {
-                    return Ok(Some("crun refuses machines with hybrid cgroups".to_owned()));
-                }
-                continue;
-            }
             if !crate::tool(need) {
                 return Ok(Some(format!("{need} is not installed")));
             }

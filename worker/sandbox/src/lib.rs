@@ -42,4 +42,4 @@ pub use error::{Blame, Error};
 pub use process::{Doorway, Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
 pub use spawner::{Spawner, spawner_main};
 pub use spec::Spec;
-pub use tool::{Tool, ToolMount};
+pub use tool::{Confined, Tool, ToolMount};

@@ -443,6 +443,7 @@ fn a_tool_sees_its_layers_and_the_network_it_was_given() {
         targets: Vec::new(),
         directories: Vec::new(),
         stubs: Stubs::Keep,
+        confined: None,
     };
     let (stdio, out, _err) = Stdio::pipes().expect("pipes");
     let mut process = spawner()

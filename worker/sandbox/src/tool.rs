@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::spec::{Overlay, Stubs};
+use crate::spec::{DeviceNode, Limits, Overlay, Security, Stubs};
 
 /// The program and what it needs to see.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -28,6 +28,23 @@ pub struct Tool {
     pub directories: Vec<(String, u32, u32)>,
     /// Which targets are removed.
     pub stubs: Stubs,
+    /// A group of its own for it, for a runtime that leaves groups to others.
+    pub confined: Option<Confined>,
+}
+
+/// What the group of a tool decides. The tool sees the unified hierarchy only, wherever it looks for groups: what it
+/// starts is in the group already.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confined {
+    /// Above the group (`--cgroup-parent`).
+    pub parent: Option<String>,
+    /// What may be used.
+    pub limits: Limits,
+    /// Whether devices are confined.
+    pub security: Security,
+    /// Devices that may be opened beside the usual ones.
+    pub devices: Vec<DeviceNode>,
 }
 
 /// Layers mounted on a directory of the host, for the tool only.

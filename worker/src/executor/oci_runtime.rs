@@ -7,12 +7,15 @@
 //! The runtime runs inside a mount namespace of its own, in which the layers are mounted where `config.json` says; so
 //! they are gone when it ends, however it ends. The bundle is thrown away after the step. Secrets lie in memory only.
 //!
+//! crun gets its groups from us (its own refuse machines with both versions of cgroups, and need `CAP_SYS_RESOURCE`
+//! where steps get none); others make them below a group of ours.
+//!
 //! The network is the one the runtime is started in, so that a step has the same one as by our own sandbox
 //! (scenario `run/oci-runtime-runc`).
 use super::{Executor, RunError};
 use cache::Aside;
 use sandbox::{
-    Exit, Spec, Tool, ToolGroups, ToolMount,
+    Confined, Exit, Spec, Tool, ToolGroups, ToolMount,
     network::Lease,
     spec::{self, Network, Source, Stubs},
 };
@@ -116,12 +119,8 @@ impl Executor {
         cancel: &CancellationToken,
     ) -> Result<(Exit, Vec<String>), RunError> {
         let runtime = find(runtime).map_err(|cause| RunError::Bundle(cause.into()))?;
-        let groups = ToolGroups::new(spec.cgroup_parent.as_deref());
-        if let (None, Some(parent)) = (&groups, &spec.cgroup_parent) {
-            let reason = format!("a group below {parent:?} cannot be had for another OCI runtime");
-            return Err(RunError::Bundle(reason.into()));
-        }
-        let (tool, secrets) = bundled(&runtime, &spec, bundle.path(), groups.as_ref())
+        let groups = Groups::of(&runtime, &spec)?;
+        let (tool, secrets) = bundled(&runtime, &spec, bundle.path(), &groups)
             .map_err(|cause| RunError::Bundle(cause.into()))?;
         let start = move |spawner: &sandbox::Spawner, stdio| {
             let namespace = network.as_ref().map(AsFd::as_fd);
@@ -129,6 +128,38 @@ impl Executor {
             Ok((process, (bundle, secrets, network, groups)))
         };
         self.follow(start, progress, cancel).await
+    }
+}
+
+/// Who makes the groups of a step.
+enum Groups {
+    /// We do; the runtime is started in them.
+    Ours(Confined),
+    /// The runtime does, below this place.
+    Theirs(ToolGroups),
+    /// The runtime does, wherever it may.
+    Anywhere,
+}
+
+impl Groups {
+    fn of(runtime: &Path, spec: &Spec) -> Result<Self, RunError> {
+        let parent = spec.cgroup_parent.as_deref();
+        let place = ToolGroups::new(parent);
+        let name = runtime.file_name().unwrap_or_default().to_string_lossy();
+        match place {
+            Some(_) if name.contains("crun") && ToolGroups::can_be_ours() => Ok(Self::Ours(Confined {
+                parent: spec.cgroup_parent.clone(),
+                limits: spec.limits.clone(),
+                security: spec.security,
+                devices: spec.devices.clone(),
+            })),
+            Some(place) => Ok(Self::Theirs(place)),
+            None if parent.is_some() => {
+                let reason = format!("a group below {parent:?} cannot be had for another OCI runtime");
+                Err(RunError::Bundle(reason.into()))
+            }
+            None => Ok(Self::Anywhere),
+        }
     }
 }
 
@@ -163,7 +194,7 @@ fn bundled(
     runtime: &Path,
     spec: &Spec,
     bundle: &Path,
-    groups: Option<&ToolGroups>,
+    groups: &Groups,
 ) -> io::Result<(Tool, Vec<MemoryFile>)> {
     let mut making = Making {
         bundle,
@@ -212,15 +243,15 @@ fn bundled(
     let text = |path: &Path| path.display().to_string();
     let state = bundle.join("state");
     fs::create_dir(&state)?;
-    let args = vec![
-        text(runtime),
-        "--root".into(),
-        text(&state),
-        "run".into(),
-        "--bundle".into(),
-        text(bundle),
-        id,
-    ];
+    let mut args = vec![text(runtime), "--root".into(), text(&state)];
+    let confined = match groups {
+        Groups::Ours(confined) => {
+            args.push("--cgroup-manager=disabled".into());
+            Some(confined.clone())
+        }
+        Groups::Theirs(_) | Groups::Anywhere => None,
+    };
+    args.extend(["run".into(), "--bundle".into(), text(bundle), id]);
     let tool = Tool {
         args,
         env: vec!["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin".to_owned()],
@@ -233,6 +264,7 @@ fn bundled(
         } else {
             spec.stubs
         },
+        confined,
     };
     Ok((tool, making.secrets))
 }
@@ -344,7 +376,7 @@ fn beneath(root: &Path, subpath: &str) -> io::Result<PathBuf> {
     }
 }
 
-fn config(spec: &Spec, mounts: &[Value], groups: Option<&ToolGroups>) -> Value {
+fn config(spec: &Spec, mounts: &[Value], groups: &Groups) -> Value {
     let insecure = spec.security == spec::Security::Insecure;
     let given = if insecure {
         spec::Capabilities::ALL
@@ -377,10 +409,12 @@ fn config(spec: &Spec, mounts: &[Value], groups: Option<&ToolGroups>) -> Value {
         "namespaces": namespaces,
         "maskedPaths": if insecure { Vec::new() } else { MASKED.to_vec() },
         "readonlyPaths": if insecure { Vec::new() } else { READONLY.to_vec() },
-        "resources": resources(spec, insecure),
     });
-    if let Some(groups) = groups {
-        linux["cgroupsPath"] = json!(groups.path());
+    if !matches!(groups, Groups::Ours(_)) {
+        linux["resources"] = resources(spec, insecure);
+    }
+    if let Groups::Theirs(place) = groups {
+        linux["cgroupsPath"] = json!(place.path());
     }
     if !spec.devices.is_empty() {
         linux["devices"] = spec.devices.iter().map(device).collect();

@@ -34,6 +34,12 @@ impl ToolGroups {
         Some(Self { path, made })
     }
 
+    /// Whether a runtime can be put into a group of ours that confines devices: there is a hierarchy of version 2.
+    #[must_use]
+    pub fn can_be_ours() -> bool {
+        Hierarchies::find().unified.is_some()
+    }
+
     /// As `linux.cgroupsPath` of the runtime's configuration.
     #[must_use]
     pub fn path(&self) -> String {

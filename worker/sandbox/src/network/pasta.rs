@@ -74,6 +74,7 @@ pub(super) fn lease(spawner: &Spawner, namespace: OwnedFd, mut inside: Netlink) 
         targets: Vec::new(),
         directories: Vec::new(),
         stubs: Stubs::Keep,
+        confined: None,
     };
     let (said, stderr) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)
         .map_err(|error| failed("make a pipe")(error.into()))?;
