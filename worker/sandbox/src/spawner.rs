@@ -128,7 +128,7 @@ impl Spawner {
     /// # Errors
     /// As [`Spawner::step`].
     pub fn tool(&self, tool: &Tool, stdio: Stdio, network: Option<BorrowedFd<'_>>) -> Result<Process, Error> {
-        self.ask(&Job::Tool(tool.clone()), stdio, network)
+        self.ask(&Job::Tool(Box::new(tool.clone())), stdio, network)
     }
 
     fn ask(&self, job: &Job, stdio: Stdio, network: Option<BorrowedFd<'_>>) -> Result<Process, Error> {

@@ -46,7 +46,7 @@ pub(crate) enum Job {
     /// A further process in the container of the step with this number.
     Enter(u64, Box<Spec>),
     /// A program of the host that sees prepared mounts.
-    Tool(crate::tool::Tool),
+    Tool(Box<crate::tool::Tool>),
 }
 
 /// What the spawner says of one process.
