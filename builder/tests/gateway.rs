@@ -570,3 +570,54 @@ async fn a_syntax_line_runs_the_image_it_names() {
     assert_eq!(status.code(), Code::Unimplemented);
     assert!(status.message().contains("moby.buildkit.frontend.subrequests"));
 }
+
+/// Serves one file with a time, whatever is asked for; gives the address.
+fn one_file() -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let at = format!("http://{}/some/file.txt", listener.local_addr().expect("bound"));
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut lines = std::io::BufRead::lines(std::io::BufReader::new(&stream));
+            while lines
+                .next()
+                .is_some_and(|line| line.is_ok_and(|line| !line.is_empty()))
+            {}
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\nConnection: close\r\n\
+                          Last-Modified: Sun, 13 Sep 2020 12:26:40 GMT\r\n\r\nhi";
+            // Whoever hangs up early has seen enough.
+            let _gone = std::io::Write::write_all(&mut &stream, answer.as_bytes());
+        }
+    });
+    at
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn metadata_of_a_file_is_told_and_of_other_sources_refused_by_name() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let open = Open::new(&daemon, folder.path()).await;
+    let ask = async |identifier: &str| {
+        let request = gateway::ResolveSourceMetaRequest {
+            source: Some(llb::proto::SourceOp {
+                identifier: identifier.into(),
+                ..<_>::default()
+            }),
+            ..<_>::default()
+        };
+        open.client.bridge().resolve_source_meta(of(ID, request)).await
+    };
+    let found = ask(&one_file()).await.expect("it is found").into_inner();
+    let http = found.http.expect("of a file");
+    assert_eq!(http.filename, "file.txt");
+    assert_eq!(http.checksum, oci::Digest::of(b"hi").to_string());
+    assert_eq!(http.last_modified.map(|time| time.seconds), Some(1_600_000_000));
+    let refused = ask("local://context").await.expect_err("it has no metadata");
+    assert_eq!(refused.code(), Code::Unimplemented);
+    assert!(refused.message().contains("local source"), "{refused}");
+    let failed = ask("http://127.0.0.1:1/x").await.expect_err("nobody is there");
+    assert!(failed.message().contains("http://127.0.0.1:1/x"), "{failed}");
+    open.end().await;
+}

@@ -128,6 +128,7 @@ fn attempt(
         known,
         lint: &lint,
         map: &entry.source,
+        remote: entry.remote.as_ref(),
     };
     match plan(&given)? {
         Err(questions) => {

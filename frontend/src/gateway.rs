@@ -1,7 +1,7 @@
 //! The one place where the frontend asks the world: files of contexts, configs of base images, warnings.
 //!
 //! ```text
-//! frontend ─▶ Gateway { read_files, resolve_image, warn } ─▶ session, registry
+//! frontend ─▶ Gateway { read_files, resolve_image, source_time, warn } ─▶ session, registry
 //! ```
 //!
 //! Questions that do not depend on each other are asked together; everything after the answers is a
@@ -29,6 +29,13 @@ pub trait Gateway: Send + Sync {
     /// # Errors
     /// When there is no such image, or none for the platform.
     async fn resolve_image(&self, request: &ImageRequest) -> Result<ResolvedImage, GatewayError>;
+
+    /// When a source was made, in seconds since 1970: the committer's time of a git commit, `Last-Modified` of an
+    /// HTTP file or else the newest file of the archive that it is. `None` when the source has no time.
+    ///
+    /// # Errors
+    /// When there is no such source, or it cannot be reached.
+    async fn source_time(&self, source: &Definition, log_name: &str) -> Result<Option<i64>, GatewayError>;
 
     /// Shows a warning to the user.
     fn warn(&self, warning: Warning);

@@ -8,7 +8,7 @@
 //! rounds are usual: base images, then images that their ONBUILD triggers name.
 
 use futures_util::future::try_join_all;
-use llb::Range;
+use llb::{Definition, Range};
 
 use crate::context;
 use crate::error::{Error, ErrorKind};
@@ -33,6 +33,13 @@ pub(crate) enum Question {
         /// Name of the directory.
         local: String,
     },
+    /// When the source was made that `SOURCE_DATE_EPOCH` names.
+    Time {
+        /// The value of `SOURCE_DATE_EPOCH`.
+        name: String,
+        source: Definition,
+        log_name: String,
+    },
 }
 
 /// What is known of the world.
@@ -40,6 +47,7 @@ pub(crate) enum Question {
 pub(crate) struct Known {
     images: Vec<(ImageRequest, ResolvedImage)>,
     ignores: Vec<(String, Vec<String>)>,
+    times: Vec<(String, Option<i64>)>,
 }
 
 impl Known {
@@ -64,6 +72,12 @@ impl Known {
             .map(|(_, patterns)| patterns.as_slice())
     }
 
+    /// When the source was made that `SOURCE_DATE_EPOCH` names; `Some(None)` for one without a time.
+    pub(crate) fn time(&self, name: &str) -> Option<Option<i64>> {
+        let found = self.times.iter().find(|(known, _)| known == name);
+        found.map(|(_, time)| *time)
+    }
+
     /// Asks everything at once; `names` are stages and images that may have been meant.
     pub(crate) async fn ask(
         &mut self,
@@ -84,6 +98,7 @@ impl Known {
                 Question::Ignore { context, .. } => {
                     self.ignore(context).is_none() && !open.contains(&question)
                 }
+                Question::Time { name, .. } => self.time(name).is_none() && !open.contains(&question),
             };
             if is_new {
                 open.push(question);
@@ -98,6 +113,7 @@ impl Known {
             match answer {
                 Answer::Image(found) => self.images.push(*found),
                 Answer::Ignore(context, patterns) => self.ignores.push((context, patterns)),
+                Answer::Time(name, time) => self.times.push((name, time)),
             }
         }
         Ok(())
@@ -107,6 +123,7 @@ impl Known {
 enum Answer {
     Image(Box<(ImageRequest, ResolvedImage)>),
     Ignore(String, Vec<String>),
+    Time(String, Option<i64>),
 }
 
 /// Names of images that are easily misspelt.
@@ -143,5 +160,16 @@ async fn answer(
             let patterns = context::read_ignore(gateway, options, &local, &hint, name).await?;
             Ok(Answer::Ignore(context, patterns))
         }
+        Question::Time {
+            name,
+            source,
+            log_name,
+        } => match gateway.source_time(&source, &log_name).await {
+            Ok(time) => Ok(Answer::Time(name, time)),
+            Err(source) => {
+                let what = format!("the time of {name:?} for SOURCE_DATE_EPOCH");
+                Err(ErrorKind::Read { what, source }.into())
+            }
+        },
     }
 }

@@ -16,11 +16,12 @@
 
 mod args;
 mod base;
+mod epoch; // SOURCE_DATE_EPOCH
 
 use std::collections::BTreeSet;
 
 use llb::Range;
-use llb::state::SourceMap;
+use llb::state::{SourceMap, State};
 use oci::{ImageConfig, Platform};
 use std::sync::Arc;
 
@@ -48,6 +49,8 @@ pub(crate) struct Given<'a> {
     pub(crate) known: &'a Known,
     pub(crate) lint: &'a Lint,
     pub(crate) map: &'a Arc<SourceMap>,
+    /// A remote build context.
+    pub(crate) remote: Option<&'a State>,
 }
 
 impl Given<'_> {
@@ -109,12 +112,13 @@ pub(crate) struct Command {
 /// Plans a build; `Err` of the inner result are the questions to answer first.
 pub(crate) fn plan(given: &Given<'_>) -> Result<Result<Plan, Vec<Question>>, Error> {
     check_names(given);
-    let args = args::global(given)?;
+    let mut questions = Vec::new();
+    let args = args::global(given, &mut questions)?;
     let mut planner = Planner {
         given,
         args,
         nodes: Vec::new(),
-        questions: Vec::new(),
+        questions,
     };
     planner.stages()?;
     let target = planner.target()?;

@@ -60,6 +60,10 @@ impl Gateway for Files {
         })
     }
 
+    async fn source_time(&self, _: &Definition, _: &str) -> Result<Option<i64>, GatewayError> {
+        Ok(None)
+    }
+
     fn warn(&self, warning: Warning) {
         let lines = lines(&warning.location.ranges);
         self.warnings

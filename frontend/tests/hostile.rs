@@ -29,6 +29,10 @@ impl Gateway for OneFile {
         })
     }
 
+    async fn source_time(&self, _: &Definition, _: &str) -> Result<Option<i64>, GatewayError> {
+        Ok(None)
+    }
+
     fn warn(&self, _: Warning) {}
 }
 

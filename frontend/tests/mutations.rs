@@ -35,6 +35,10 @@ impl Gateway for OneFile {
         })
     }
 
+    async fn source_time(&self, _: &Definition, _: &str) -> Result<Option<i64>, GatewayError> {
+        Ok(None)
+    }
+
     fn warn(&self, warning: Warning) {
         assert!(!warning.message.is_empty());
     }

@@ -27,7 +27,7 @@ use crate::error::{Place, SolveError, VertexError};
 use crate::graph::{BuildId, Cached};
 use crate::load;
 use crate::once::Shared;
-use crate::op::{Group, Ops};
+use crate::op::{Group, OpContext, Ops};
 use crate::progress::{Clock, EventReader, Feed, LogLimits, Step, VertexInfo};
 use crate::report::StepReport;
 use crate::scheduler::{Core, Owner};
@@ -273,6 +273,17 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
         let feed = Feed::new(info.clone(), self.options.log_limits);
         feed.watch(&self.owner.stream, &info);
         Step::begin(feed, self.options.clock.clone())
+    }
+
+    /// What an op is called with that is asked outside of any build, shown under a step; over when the job ends.
+    #[must_use]
+    pub fn context(&self, step: &Step) -> OpContext {
+        OpContext {
+            vertex: step.sink().vertex(),
+            progress: step.sink().clone(),
+            cancel: self.ended.child_token(),
+            groups: Arc::new(Mutex::new(vec![(self.owner.job, self.owner.group.clone())])),
+        }
     }
 
     /// Ends the job: builds that still run fail as cancelled, results are given back, the stream of events

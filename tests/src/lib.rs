@@ -8,10 +8,12 @@
 //! 2. `progress` reads which steps ran and which came from the cache.
 //! 3. `image` reads an OCI archive into a model of its file system, with code of its own.
 //! 4. `scenario` runs one folder of `fixtures/scenarios`.
+//!    `server` serves what a case wants from the network.
 //! 5. `leftovers` looks for what a build must not leave behind.
 mod program;
 mod progress;
 mod image;
+mod server;
 mod scenario;
 mod leftovers;
 

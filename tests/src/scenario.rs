@@ -5,11 +5,14 @@
 //!               expected/tree.txt   config.json        history.txt     (of the last build that succeeds)
 //! ```
 //!
+//! A case with `[serve]` has a web server, `{server}`, for the files of its folder `serve` and for git repositories.
+//!
 //! Each case gets a copy of its folder and a root of its own. `busybox` is the base of `fixtures/bases`. In arguments,
 //! `{dir}` is the copy, `{fixtures}` the project's folder, `{out}` a folder for results.
 //!
 //! With `UPDATE_EXPECTED=1` in the environment, files under `expected/` that exist are written anew instead of compared;
 //! the difference is for a person to judge.
+use crate::server::{Serve, Server};
 use crate::{Image, Leftovers, Output, Program, Steps, User, fixtures, is_root};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
@@ -43,6 +46,9 @@ struct Script {
     needs: Vec<String>,
     /// Why the case has another outcome, or none, when a daemon builds.
     not_on_daemon: Option<String>,
+    /// Serves the folder `serve` as `{server}`, and git repositories (`{server}/<name>.git`, whose first commit is
+    /// `{commit:<name>}`). The Dockerfile may say so, too.
+    serve: Option<Serve>,
     /// The builds, one after the other on one root.
     build: Vec<Build>,
 }
@@ -190,6 +196,14 @@ impl Scenario {
         let dir = place.path().join("case");
         copy(&self.folder, &dir)?;
         fs::create_dir_all(dir.join("context"))?;
+        let server = match &script.serve {
+            Some(serve) => Some(Server::start(
+                &dir.join("serve"),
+                &place.path().join("git"),
+                serve,
+            )?),
+            None => None,
+        };
         let (root, out) = (place.path().join("root"), place.path().join("out"));
         fs::create_dir_all(&root)?;
         fs::create_dir_all(&out)?;
@@ -217,12 +231,17 @@ impl Scenario {
         let case = Case {
             folder: &self.folder,
             daemon,
+            server,
             dir,
             root: root.clone(),
             out,
             program,
             bases,
         };
+        let dockerfile = case.dir.join("Dockerfile");
+        if case.server.is_some() && dockerfile.exists() {
+            fs::write(&dockerfile, case.fill(&fs::read_to_string(&dockerfile)?))?;
+        }
         let mut last: Option<Image> = None;
         for (number, build) in script.build.iter().enumerate() {
             let image = case
@@ -292,6 +311,7 @@ impl Drop for Daemon {
 struct Case<'a> {
     folder: &'a Path,
     daemon: Option<Daemon>,
+    server: Option<Server>,
     dir: PathBuf,
     root: PathBuf,
     out: PathBuf,
@@ -301,9 +321,17 @@ struct Case<'a> {
 
 impl Case<'_> {
     fn fill(&self, text: &str) -> String {
-        text.replace("{dir}", &self.dir.display().to_string())
+        let mut filled = text
+            .replace("{dir}", &self.dir.display().to_string())
             .replace("{fixtures}", &fixtures().display().to_string())
-            .replace("{out}", &self.out.display().to_string())
+            .replace("{out}", &self.out.display().to_string());
+        if let Some(server) = &self.server {
+            filled = filled.replace("{server}", &server.at);
+            for (name, commit) in &server.commits {
+                filled = filled.replace(&format!("{{commit:{name}}}"), commit);
+            }
+        }
+        filled
     }
 
     fn build(&self, build: &Build, before: Option<&Image>) -> Result<Option<Image>> {
@@ -451,7 +479,11 @@ impl Case<'_> {
                 .is_some_and(|layer| layer.iter().any(|path| path == "bin/busybox")),
         );
         self.compare_text("tree.txt", &image.listing(first))?;
-        self.compare_text("history.txt", &image.history())?;
+        let mut history = image.history();
+        if let Some(server) = &self.server {
+            history = history.replace(&server.at, "{server}");
+        }
+        self.compare_text("history.txt", &history)?;
         let expected = self.folder.join("expected/config.json");
         if expected.exists() {
             let wanted: serde_json::Value = serde_json::from_slice(&fs::read(&expected)?)?;

@@ -31,4 +31,5 @@ pub use ops::exec::ExitError;
 pub use source::git::GitError;
 pub use source::http::HttpError;
 pub use source::image::{ImageError, ImagePlace, ResolveMode, ResolvedImage};
+pub use source::metadata::{GitMetadata, HttpMetadata, SourceMetadata, newest_file};
 pub use worker::{Entitlements, Options, Session, Worker};

@@ -3,6 +3,7 @@
 //! ```text
 //! frontend ─ read_files ────▶ job.build(local source, git, …) ─▶ view of the result ─▶ bytes
 //!          ─ resolve_image ─▶ worker (registry, own store, layouts) ─▶ digest and config
+//!          ─ source_time ───▶ worker (git, http) ─▶ when a source was made
 //!          ─ warn ──────────▶ progress of the step that loaded the file
 //! ```
 use super::run::Engine;
@@ -11,12 +12,14 @@ use cache::ImmutableRef;
 use cache::view::View;
 use frontend::{FileRequest, Gateway, GatewayError, ImageRequest, ResolvedImage, Warning};
 use llb::Definition;
+use llb::op::{Op, SourceOp};
 use oci::{Digest, Reference};
-use solver::progress::{Sink, VertexInfo};
+use solver::progress::{Sink, Step, VertexInfo};
 use solver::{Blame, Job, OpError, SolveError};
 use std::sync::Arc;
+use std::time::UNIX_EPOCH;
 use tree::RootPath;
-use worker::Session;
+use worker::{Session, SourceMetadata};
 
 /// The most a frontend may read of one file, in bytes.
 const MAX_FILE_BYTES: u64 = 16 << 20;
@@ -57,12 +60,9 @@ impl Gateway for Bridge<'_> {
         if let Some(guard) = &self.guard {
             guard.allow(from).await?;
         }
-        let built = self.job.build(from).await.map_err(GatewayError::new)?;
-        let Some(result) = built.result else {
+        let Some(view) = self.view(from).await? else {
             return Ok(vec![None; files.len()]);
         };
-        let meter: Arc<dyn cache::Meter> = Arc::new(cache::NoMeter);
-        let view = result.view(&meter).await.map_err(GatewayError::new)?;
         let files = files.to_vec();
         let read = move || files.iter().map(|file| read_file(&view, file)).collect();
         tokio::task::spawn_blocking(read)
@@ -76,6 +76,19 @@ impl Gateway for Bridge<'_> {
             &request.log_name,
         );
         let found = self.resolve(request, step.sink()).await;
+        step.finish(found.as_ref().err().map(ToString::to_string));
+        found
+    }
+
+    async fn source_time(&self, source: &Definition, log_name: &str) -> Result<Option<i64>, GatewayError> {
+        if let Some(guard) = &self.guard {
+            guard.allow(source).await?;
+        }
+        let Some(op) = only_source(source)? else {
+            return Ok(None);
+        };
+        let step = self.job.step(&format!("{log_name} {}", op.identifier), log_name);
+        let found = self.time_of(&op, source, &step).await;
         step.finish(found.as_ref().err().map(ToString::to_string));
         found
     }
@@ -108,7 +121,58 @@ impl Gateway for Bridge<'_> {
     }
 }
 
+/// The source of a definition that has no more than one.
+fn only_source(definition: &Definition) -> Result<Option<SourceOp>, GatewayError> {
+    let graph = definition.to_graph().map_err(GatewayError::new)?;
+    let mut sources = graph.vertices.iter().filter_map(|vertex| match &vertex.op {
+        Op::Source(source) => Some(source.clone()),
+        _ => None,
+    });
+    Ok(sources.next().filter(|_| sources.next().is_none()))
+}
+
 impl Bridge<'_> {
+    /// A definition's result as one tree; `None` is scratch.
+    async fn view(&self, definition: &Definition) -> Result<Option<View>, GatewayError> {
+        let built = self.job.build(definition).await.map_err(GatewayError::new)?;
+        let Some(result) = built.result else {
+            return Ok(None);
+        };
+        let meter: Arc<dyn cache::Meter> = Arc::new(cache::NoMeter);
+        result.view(&meter).await.map(Some).map_err(GatewayError::new)
+    }
+
+    async fn time_of(
+        &self,
+        op: &SourceOp,
+        definition: &Definition,
+        step: &Step,
+    ) -> Result<Option<i64>, GatewayError> {
+        let worker = &self.engine.worker;
+        let asked = worker.source_metadata(op, true, &self.job.context(step)).await;
+        match asked.map_err(GatewayError::new)? {
+            Some(SourceMetadata::Git(git)) => Ok(git.committed()),
+            Some(SourceMetadata::Http(http)) => {
+                if let Some(time) = http.last_modified {
+                    let since = time.duration_since(UNIX_EPOCH).map_err(GatewayError::new)?;
+                    return Ok(i64::try_from(since.as_secs()).ok());
+                }
+                let path = RootPath::clean(&http.filename).map_err(GatewayError::new)?;
+                let Some(view) = self.view(definition).await? else {
+                    return Ok(None);
+                };
+                let newest = tokio::task::spawn_blocking(move || {
+                    let found = view.find(&path).map_err(GatewayError::new)?;
+                    let opened = found.map(|node| view.open(&node)).transpose();
+                    let opened = opened.map_err(GatewayError::new)?;
+                    Ok(opened.and_then(worker::newest_file))
+                });
+                newest.await.map_err(GatewayError::new)?
+            }
+            None => Ok(None),
+        }
+    }
+
     async fn resolve(&self, request: &ImageRequest, sink: &Sink) -> Result<ResolvedImage, GatewayError> {
         let reference = Reference::parse_normalized(&request.reference).map_err(GatewayError::new)?;
         let mode = match request.mode {

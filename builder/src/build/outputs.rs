@@ -181,7 +181,9 @@ async fn one(
         reason: error.to_string(),
     };
     let mut attrs = output.attrs.clone();
-    if let Some(epoch) = request.build_args.get("SOURCE_DATE_EPOCH") {
+    // A name of something that has a time is worked out by the frontend.
+    let is_number = |epoch: &&String| epoch.is_empty() || epoch.parse::<i64>().is_ok();
+    if let Some(epoch) = request.build_args.get("SOURCE_DATE_EPOCH").filter(is_number) {
         attrs
             .entry("source-date-epoch".into())
             .or_insert_with(|| epoch.clone());

@@ -12,6 +12,7 @@ use super::errors::Failure;
 use super::image_frontend::{Guest, Question};
 use super::result::{LazyRef, Refs, Solved};
 use super::run::{Runner, evaluate};
+use super::source_meta;
 use crate::build::Bridge;
 use api::gateway::llb_bridge_server::LlbBridge;
 use api::gateway::{
@@ -275,10 +276,15 @@ impl LlbBridge for GatewayService {
             .source
             .ok_or_else(|| Status::invalid_argument("no source"))?;
         let Some(reference) = source.identifier.strip_prefix("docker-image://") else {
-            let scheme = source.identifier.split("://").next().unwrap_or_default();
-            return Err(Status::unimplemented(format!(
-                "resolving metadata of a {scheme} source is not supported yet"
-            )));
+            if asked.http.is_some_and(|http| http.checksum_request.is_some()) {
+                return Err(Status::unimplemented(
+                    "checksums of a http source beside SHA-256 are not supported yet",
+                ));
+            }
+            let with_objects = asked.git.is_some_and(|git| git.return_object);
+            let worker = &self.runner.engine.worker;
+            let found = source_meta::resolve(worker, &build, source, &asked.log_name, with_objects);
+            return found.await.map(Response::new);
         };
         let image = asked.image.unwrap_or_default();
         if image.attestation_chain || !image.resolve_attestations.is_empty() {

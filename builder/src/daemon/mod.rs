@@ -31,6 +31,7 @@ mod control;
 mod image_frontend;
 mod gateway;
 mod content;
+mod source_meta; // commits and files of the network
 mod traces;
 mod upkeep;
 mod listen;

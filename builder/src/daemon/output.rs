@@ -105,7 +105,10 @@ async fn one(
 ) -> Result<BTreeMap<String, String>, Failure> {
     let kind = exporter.kind()?;
     let mut attrs = exporter.attributes.clone();
-    if let Some(epoch) = request.attributes.get("build-arg:SOURCE_DATE_EPOCH") {
+    // A name of something that has a time is worked out by the frontend.
+    let is_number = |epoch: &&String| epoch.is_empty() || epoch.parse::<i64>().is_ok();
+    let epoch = request.attributes.get("build-arg:SOURCE_DATE_EPOCH");
+    if let Some(epoch) = epoch.filter(is_number) {
         attrs
             .entry("source-date-epoch".into())
             .or_insert_with(|| epoch.clone());

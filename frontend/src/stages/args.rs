@@ -8,6 +8,7 @@ use oci::{Platform, Reference};
 use crate::error::Error;
 use crate::lint::{Lint, Rule};
 use crate::lower::env::Env;
+use crate::metadata::Question;
 use crate::parse::ast::{Kind, Stage};
 use crate::stages::Given;
 use crate::suggest;
@@ -26,7 +27,7 @@ pub(crate) struct GlobalArgs {
 }
 
 /// Works out the global arguments.
-pub(super) fn global(given: &Given<'_>) -> Result<GlobalArgs, Error> {
+pub(super) fn global(given: &Given<'_>, questions: &mut Vec<Question>) -> Result<GlobalArgs, Error> {
     let options = given.options;
     let last = given
         .dockerfile
@@ -47,7 +48,7 @@ pub(super) fn global(given: &Given<'_>) -> Result<GlobalArgs, Error> {
         ..GlobalArgs::default()
     };
     args.declare(given, &options.build_args)?;
-    args.epoch(given)?;
+    args.epoch(given, questions)?;
     Ok(args)
 }
 
@@ -187,43 +188,5 @@ impl GlobalArgs {
             lint.report(Rule::FromPlatformFlagConstDisallowed, &stage.ranges, &text);
         }
         Ok(platform)
-    }
-
-    /// `SOURCE_DATE_EPOCH` of a build argument or a global ARG.
-    fn epoch(&mut self, given: &Given<'_>) -> Result<(), Error> {
-        const NAME: &str = "SOURCE_DATE_EPOCH";
-        let from_env = self
-            .env
-            .get(NAME)
-            .filter(|value| !value.is_empty())
-            .map(str::to_owned);
-        let Some(value) = self.build_args.get(NAME).cloned().or(from_env) else {
-            return Ok(());
-        };
-        self.epoch = match value.as_str() {
-            "" => None,
-            // A directory of the client has no time of its own.
-            "context" if given.options.context.is_none() => None,
-            text => Some(text.parse().map_err(|_| {
-                let hint = "give seconds since 1970".to_owned();
-                Error::invalid(format!("{NAME} is {text:?}, not a number")).hinting(Some(hint))
-            })?),
-        };
-        let text = self.epoch.map(|epoch| epoch.to_string()).unwrap_or_default();
-        if self.build_args.contains_key(NAME) {
-            if text.is_empty() {
-                self.build_args.remove(NAME);
-            } else {
-                self.build_args.insert(NAME.to_owned(), text.clone());
-            }
-        }
-        if self.env.get(NAME).is_some() {
-            if text.is_empty() {
-                self.env.remove(NAME);
-            } else {
-                self.env.set(NAME, &text);
-            }
-        }
-        Ok(())
     }
 }

@@ -14,7 +14,7 @@ use super::stream::Stream;
 
 /// The progress of one vertex. Shared by the solver, the running op and every job that watches.
 pub(crate) struct Feed {
-    vertex: Arc<VertexInfo>,
+    pub(super) vertex: Arc<VertexInfo>,
     limits: LogLimits,
     inner: Mutex<Inner>,
 }

@@ -31,6 +31,12 @@ impl Sink {
         }
     }
 
+    /// What everything is shown under.
+    #[must_use]
+    pub fn vertex(&self) -> Arc<VertexInfo> {
+        self.feed.vertex.clone()
+    }
+
     /// Shows output of a process.
     pub fn log(&self, stream: OutputStream, data: &[u8]) {
         if !data.is_empty() {

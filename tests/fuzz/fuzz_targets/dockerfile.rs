@@ -33,6 +33,10 @@ impl Gateway for OneFile<'_> {
         })
     }
 
+    async fn source_time(&self, _: &Definition, _: &str) -> Result<Option<i64>, GatewayError> {
+        Ok(None)
+    }
+
     fn warn(&self, _: Warning) {}
 }
 

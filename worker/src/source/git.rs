@@ -33,6 +33,7 @@ use url::Url;
 
 use command::Git;
 
+use super::metadata::GitMetadata;
 use crate::{
     ops::cache_error,
     worker::{Session, Worker},
@@ -377,6 +378,36 @@ impl GitOp {
         if self.keep_git_dir {
             found.commit.clone_from(&found.object); // the tag object is kept then, so it counts
         }
+        Ok(found)
+    }
+
+    /// What the ref names now, and the objects themselves if they are wanted.
+    pub(crate) async fn metadata(&self, ctx: &OpContext, with_objects: bool) -> Result<GitMetadata, OpError> {
+        let resolved = self.resolved(ctx).await?.clone();
+        let is_tag = resolved.commit != resolved.object;
+        let mut found = GitMetadata {
+            object: resolved.object.clone(),
+            reference: resolved.reference.clone(),
+            commit: is_tag.then(|| resolved.commit.clone()),
+            ..GitMetadata::default()
+        };
+        if !with_objects {
+            return Ok(found);
+        }
+        let git = self.git(ctx).await?;
+        let (bare, _lock) = self.shared(&git).await?;
+        self.fetch(&git, &bare, &resolved).await?;
+        let look = async |args: &[&str]| git.run("look into", Some(&bare), args).await;
+        // An object that was asked for by its name may be either.
+        let kind = look(&["cat-file", "-t", &resolved.object]).await?;
+        found.commit = None;
+        if kind.trim() == "tag" {
+            let peeled = format!("{}^{{commit}}", resolved.object);
+            found.commit = Some(look(&["rev-parse", &peeled]).await?.trim().to_owned());
+            found.tag_object = look(&["cat-file", "tag", &resolved.object]).await?.into_bytes();
+        }
+        let commit = found.commit.as_ref().unwrap_or(&resolved.object);
+        found.commit_object = look(&["cat-file", "commit", commit]).await?.into_bytes();
         Ok(found)
     }
 

@@ -35,6 +35,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use tree::{Entry, Kind, RootPath, Timestamp};
 use url::Url;
 
+use super::metadata::HttpMetadata;
 use crate::{
     ops::cache_error,
     worker::{Session, Worker},
@@ -364,6 +365,24 @@ impl HttpOp {
             })),
             _ => Ok(found),
         }
+    }
+
+    /// What the URL gives now. With a checksum nothing is asked.
+    pub(crate) async fn metadata(&self, ctx: &OpContext) -> Result<HttpMetadata, OpError> {
+        if let Some(digest) = self.checksum {
+            return Ok(HttpMetadata {
+                digest,
+                filename: self.name(None),
+                last_modified: None,
+            });
+        }
+        let known = ctx.unless_canceled(self.known(ctx)).await??;
+        let time = known.last_modified.as_deref();
+        Ok(HttpMetadata {
+            digest: known.digest,
+            filename: self.name(known.disposition.as_deref()),
+            last_modified: time.and_then(|time| httpdate::parse_http_date(time).ok()),
+        })
     }
 
     async fn known(&self, ctx: &OpContext) -> Result<&Known, OpError> {

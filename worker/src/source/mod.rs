@@ -15,3 +15,4 @@ pub(crate) mod client_store;
 pub mod image;
 pub(crate) mod http;
 pub(crate) mod git;
+pub mod metadata;
