@@ -9,6 +9,7 @@
 
 pub(crate) mod ast;
 mod directives;
+pub(crate) mod place;
 mod lines;
 mod heredoc;
 mod flags;
@@ -77,6 +78,7 @@ pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
             },
         }
     }
+    debug_assert!(fit(bytes, &dockerfile), "places are those of the file");
     match dockerfile.stages.len() {
         0 => Err(Error::invalid(
             "the Dockerfile has no stage to build: FROM is missing",
@@ -86,6 +88,28 @@ pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
         ))),
         _ => Ok(dockerfile),
     }
+}
+
+/// Whether all places lie in the file where they should, in its order.
+fn fit(bytes: &[u8], dockerfile: &Dockerfile) -> bool {
+    let of_stage = |stage: &Stage| {
+        let own = stage
+            .instructions
+            .iter()
+            .map(|instruction| instruction.places.clone());
+        std::iter::once(stage.places.clone())
+            .chain(own)
+            .collect::<Vec<_>>()
+    };
+    let globals = dockerfile
+        .global_args
+        .iter()
+        .map(|instruction| instruction.places.clone());
+    let all: Vec<_> = globals
+        .chain(dockerfile.stages.iter().flat_map(of_stage))
+        .collect();
+    let in_order = all.windows(2).all(|two| two[0].whole.end <= two[1].whole.start);
+    in_order && all.iter().all(|places| places.fit(bytes))
 }
 
 /// Reads an ONBUILD trigger: one instruction, as if it stood at `stage`'s FROM.

@@ -1,6 +1,7 @@
 //! The line of an instruction as keyword, flags and the rest; the rest as words, pairs or JSON.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use serde_json::Value;
 
@@ -12,6 +13,16 @@ pub(super) struct Split {
     /// `--name[=value]`, quotes removed.
     pub(super) flags: Vec<String>,
     pub(super) rest: String,
+    /// Where they stand in the line.
+    pub(super) at: Ranges,
+}
+
+/// Where the parts of a line stand in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Ranges {
+    pub(super) keyword: Range<usize>,
+    pub(super) flags: Vec<Range<usize>>,
+    pub(super) rest: Range<usize>,
 }
 
 /// The blanks that separate words; no other white space does.
@@ -72,31 +83,45 @@ fn no_equals_sign(word: &str) -> String {
 
 /// Takes the keyword and the flags off a line.
 pub(super) fn split(line: &str, escape: char) -> Result<Split, String> {
-    let line = line.trim();
-    let end = line.find(is_blank).unwrap_or(line.len());
-    let (keyword, rest) = line.split_at(end);
-    let (flags, rest) = flags(rest.trim_start_matches(is_blank), escape);
+    let start = line.len() - line.trim_start().len();
+    let line = &line[..line.trim_end().len()];
+    let end = line[start..].find(is_blank).map_or(line.len(), |end| start + end);
+    let behind = line[end..].trim_start_matches(is_blank);
+    let base = line.len() - behind.len();
+    let (found, rest) = flags(behind, escape);
+    let rest = &behind[rest..];
+    let from = line.len() - rest.trim_start().len();
+    let (words, places): (Vec<_>, Vec<_>) = found.into_iter().unzip();
     Ok(Split {
-        keyword: keyword.to_owned(),
-        flags,
-        rest: rest.trim().to_owned(),
+        keyword: line[start..end].to_owned(),
+        flags: words,
+        rest: line[from..].trim_end().to_owned(),
+        at: Ranges {
+            keyword: start..end,
+            flags: places
+                .into_iter()
+                .map(|place: Range<usize>| place.start + base..place.end + base)
+                .collect(),
+            rest: from..from + line[from..].trim_end().len(),
+        },
     })
 }
 
-/// The words that begin with `--`, up to the first that does not. Only ASCII blanks separate them.
+/// The words that begin with `--`, up to the first that does not, with their places; and where the rest begins. Only
+/// ASCII blanks separate them.
 ///
 /// Differs: BuildKit takes each byte of a flag for a character, so that `--exclude=é` becomes `Ã©` and `à` ends the
 /// word. Here a flag's value is what is written (`flags_are_read_by_characters`).
-fn flags(line: &str, escape: char) -> (Vec<String>, &str) {
+fn flags(line: &str, escape: char) -> (Vec<(String, Range<usize>)>, usize) {
     let mut found = Vec::new();
     let mut chars = line.char_indices().peekable();
     loop {
         while chars.next_if(|(_, c)| is_space(*c)).is_some() {}
         let Some(&(start, _)) = chars.peek() else {
-            return (found, "");
+            return (found, line.len());
         };
         if !line[start..].starts_with("--") {
-            return (found, &line[start..]);
+            return (found, start);
         }
         let (mut word, mut quote, mut has_quotes) = (String::new(), None, false);
         let mut end = line.len();
@@ -119,10 +144,10 @@ fn flags(line: &str, escape: char) -> (Vec<String>, &str) {
             }
         }
         if word == "--" {
-            return (found, &line[end..]);
+            return (found, end);
         }
         if has_quotes || !word.is_empty() {
-            found.push(word);
+            found.push((word, start..end));
         }
     }
 }
@@ -209,6 +234,17 @@ pub(super) fn plain_words(rest: &str) -> Vec<String> {
         }
     }
     words
+}
+
+/// Where the words of [`plain_words`] stand.
+pub(super) fn word_ranges(rest: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    let words = rest.split(is_blank).map(move |word| {
+        let start = at;
+        at += word.len() + 1; // every blank is one byte
+        start..start + word.len()
+    });
+    words.filter(|word| !word.is_empty())
 }
 
 /// The rest as words of a shell; quotes and escapes stay, they are taken off when words are expanded.

@@ -3,6 +3,8 @@
 use llb::Range;
 use oci::Healthcheck;
 
+use crate::parse::place::Places;
+
 /// A whole file.
 #[derive(Clone, Debug, PartialEq)]
 pub(crate) struct Dockerfile {
@@ -27,6 +29,8 @@ pub(crate) struct Stage {
     /// The whole line.
     pub(crate) code: String,
     pub(crate) ranges: Vec<Range>,
+    /// Where its parts stand, in bytes of the file; of an ONBUILD trigger in those of the trigger.
+    pub(crate) places: Places,
     pub(crate) comments: Vec<String>,
     pub(crate) instructions: Vec<Instruction>,
 }
@@ -40,6 +44,8 @@ pub(crate) struct Instruction {
     /// The whole line, continuations joined.
     pub(crate) code: String,
     pub(crate) ranges: Vec<Range>,
+    /// Where its parts stand, in bytes of the file; of an ONBUILD trigger in those of the trigger.
+    pub(crate) places: Places,
     pub(crate) comments: Vec<String>,
 }
 

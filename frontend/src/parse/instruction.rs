@@ -1,5 +1,7 @@
 //! One logical line to one typed instruction.
 
+use std::sync::Arc;
+
 use oci::Healthcheck;
 
 use crate::error::Error;
@@ -11,6 +13,7 @@ use crate::parse::ast::{
 };
 use crate::parse::flags::{Flags, Takes};
 use crate::parse::lines::Line;
+use crate::parse::place::Places;
 use crate::parse::{heredoc, mount, quantity};
 use crate::suggest;
 
@@ -52,7 +55,7 @@ struct Request<'a> {
 /// Reads one line.
 pub(super) fn parse(line: &Line, escape: char, lint: &Lint) -> Result<Parsed, Error> {
     let lint = lint.for_comments(&line.comments);
-    let split = arguments::split(&line.text, escape).map_err(Error::invalid)?;
+    let split = arguments::split(line.text.as_str(), escape).map_err(Error::invalid)?;
     let keyword = split.keyword.to_uppercase();
     let request = Request {
         line,
@@ -67,8 +70,9 @@ pub(super) fn parse(line: &Line, escape: char, lint: &Lint) -> Result<Parsed, Er
     Ok(Parsed::Instruction(Box::new(Instruction {
         kind,
         keyword: request.split.keyword.clone(),
-        code: line.text.trim().to_owned(),
+        code: line.text.as_str().trim().to_owned(),
         ranges: line.ranges(),
+        places: request.places(),
         comments: line.comments.clone(),
     })))
 }
@@ -108,6 +112,16 @@ impl Request<'_> {
                 return Err(error.suggesting(suggest::nearest(&self.split.keyword, KEYWORDS.iter().copied())));
             }
         })
+    }
+
+    /// Where everything of the instruction stands in the file.
+    fn places(&self) -> Places {
+        Places {
+            whole: self.line.whole.clone(),
+            heredocs: self.line.bodies.clone(),
+            text: Arc::clone(&self.line.text),
+            at: self.split.at.clone(),
+        }
     }
 
     fn flags(&self, known: &[(&'static str, Takes)]) -> Result<Flags, Error> {
@@ -393,7 +407,7 @@ impl Request<'_> {
                 other => format!("{other} isn't allowed as an ONBUILD trigger"),
             }));
         }
-        let text = self.line.text.trim_start();
+        let text = self.line.text.as_str().trim_start();
         let mut trigger = text[self.split.keyword.len()..].trim_start().to_owned();
         for doc in &self.line.heredocs {
             trigger.push('\n');
@@ -495,8 +509,9 @@ impl Request<'_> {
             base: base.clone(),
             platform: flags.text("platform"),
             keyword: self.split.keyword.clone(),
-            code: self.line.text.trim().to_owned(),
+            code: self.line.text.as_str().trim().to_owned(),
             ranges,
+            places: self.places(),
             comments: self.line.comments.clone(),
             instructions: Vec::new(),
         })

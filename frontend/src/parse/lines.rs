@@ -1,12 +1,16 @@
 //! Bytes to logical lines: continuations joined, comments taken out, heredocs attached.
 
-use llb::{Position, Range};
+use std::ops::Range;
+use std::sync::Arc;
+
+use llb::Position;
 
 use crate::error::Error;
 use crate::parse::arguments;
 use crate::parse::ast::Heredoc;
 use crate::parse::directives::Directives;
 use crate::parse::heredoc;
+use crate::parse::place::Text;
 
 pub(crate) const BOM: &[u8] = b"\xef\xbb\xbf";
 /// How long one line may be, as in BuildKit.
@@ -17,12 +21,16 @@ pub(super) struct File {
     pub(super) lines: Vec<Line>,
     pub(super) escape: char,
     /// Where an empty line stands inside an instruction.
-    pub(super) empty_continuations: Vec<Range>,
+    pub(super) empty_continuations: Vec<llb::Range>,
 }
 
 /// One instruction as text.
 pub(super) struct Line {
-    pub(super) text: String,
+    pub(super) text: Arc<Text>,
+    /// From its first byte to the end of its last line, the line's end not counted.
+    pub(super) whole: Range<usize>,
+    /// Where the bodies of `heredocs` stand.
+    pub(super) bodies: Vec<Range<usize>>,
     pub(super) heredocs: Vec<Heredoc>,
     /// The comments right above it.
     pub(super) comments: Vec<String>,
@@ -32,14 +40,14 @@ pub(super) struct Line {
 
 impl Line {
     /// One range for each line of the file.
-    pub(super) fn ranges(&self) -> Vec<Range> {
+    pub(super) fn ranges(&self) -> Vec<llb::Range> {
         (self.first..=self.last.max(self.first)).map(one_line).collect()
     }
 }
 
-fn one_line(line: i32) -> Range {
+fn one_line(line: i32) -> llb::Range {
     let position = Position { line, character: 0 };
-    Range {
+    llb::Range {
         start: position,
         end: position,
     }
@@ -49,6 +57,8 @@ fn one_line(line: i32) -> Range {
 struct Reader<'a> {
     lines: Vec<&'a [u8]>,
     at: usize,
+    /// Where the line begins that was read last, and behind its end.
+    last: Range<usize>,
     escape: char,
     directives: Directives,
 }
@@ -60,6 +70,7 @@ impl<'a> Reader<'a> {
             return Ok(None);
         };
         self.at += 1;
+        self.last = self.last.end..self.last.end + line.len();
         if line.len() > MAX_LINE_BYTES {
             let error = Error::invalid(format!(
                 "the line has {} bytes; the limit is {MAX_LINE_BYTES}",
@@ -74,7 +85,7 @@ impl<'a> Reader<'a> {
         i32::try_from(self.at).unwrap_or(i32::MAX)
     }
 
-    fn here(&self) -> Range {
+    fn here(&self) -> llb::Range {
         one_line(self.number())
     }
 
@@ -98,22 +109,35 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Without the continuation character at its end, and whether there was one.
-    fn continued<'t>(&self, line: &'t str) -> (&'t str, bool) {
+    /// The line that was read last, as text with its place.
+    fn text(&self, raw: &[u8]) -> Text {
+        Text::line(raw, self.last.start)
+    }
+
+    /// How long a line is without the continuation character at its end, and whether there was one.
+    fn continued(&self, line: &str) -> (usize, bool) {
         let trimmed = line.trim_end_matches([' ', '\t']);
         match trimmed.strip_suffix(self.escape) {
-            Some(before) if !before.ends_with(self.escape) => (before, true),
-            _ => (line, false),
+            Some(before) if !before.ends_with(self.escape) => (before.len(), true),
+            _ => (line.len(), false),
         }
+    }
+
+    /// Behind the last byte of the line that was read last, its end not counted.
+    fn end(&self, raw: &[u8]) -> usize {
+        let ending = raw.iter().rev().take_while(|byte| matches!(byte, b'\r' | b'\n'));
+        self.last.end - ending.count()
     }
 }
 
 /// Takes a file apart.
 pub(super) fn split(bytes: &[u8]) -> Result<File, Error> {
-    let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
+    let text = bytes.strip_prefix(BOM).unwrap_or(bytes);
+    let skipped = bytes.len() - text.len();
     let mut reader = Reader {
-        lines: bytes.split_inclusive(|byte| *byte == b'\n').collect(),
+        lines: text.split_inclusive(|byte| *byte == b'\n').collect(),
         at: 0,
+        last: skipped..skipped,
         escape: '\\',
         directives: Directives::new("#"),
     };
@@ -124,10 +148,12 @@ pub(super) fn split(bytes: &[u8]) -> Result<File, Error> {
     };
     let mut comments: Vec<String> = Vec::new();
     while let Some(raw) = reader.next()? {
-        let line = text(raw).trim_start().to_owned();
+        let mut text = reader.text(raw);
+        let line = text.as_str().trim_start().to_owned();
         if line.starts_with('#') {
             // The first byte is taken for the comment sign even when it is a blank before it.
-            let comment = text(raw.get(1..).unwrap_or_default()).trim().to_owned();
+            let comment = String::from_utf8_lossy(raw.get(1..).unwrap_or_default());
+            let comment = comment.trim().to_owned();
             if comment.is_empty() {
                 comments.clear();
             } else {
@@ -140,23 +166,29 @@ pub(super) fn split(bytes: &[u8]) -> Result<File, Error> {
         }
         reader.obey(&line)?;
         let first = reader.number();
-        let (line, is_continued) = reader.continued(&line);
-        if line.is_empty() && !is_continued {
+        let (length, is_continued) = reader.continued(&line);
+        if length == 0 && !is_continued {
             continue;
         }
-        let (whole, has_empty) = join(&mut reader, line.to_owned(), is_continued)?;
+        let blanks = text.as_str().len() - line.len();
+        text.truncate(blanks + length);
+        text.skip(blanks);
+        let start = reader.last.start + blanks;
+        let (end, has_empty) = join(&mut reader, raw, &mut text, is_continued)?;
         if has_empty {
             file.empty_continuations.push(reader.here());
         }
         let mut joined = Line {
-            text: whole,
+            text: Arc::new(text),
+            whole: start..end,
+            bodies: Vec::new(),
             heredocs: Vec::new(),
             comments: std::mem::take(&mut comments),
             first,
             last: 0,
         };
         joined.last = reader.number();
-        arguments::check(&joined.text, reader.escape)
+        arguments::check(joined.text.as_str(), reader.escape)
             .map_err(|reason| Error::invalid(reason).at(&joined.ranges()))?;
         attach_heredocs(&mut reader, &mut joined)?;
         file.lines.push(joined);
@@ -172,52 +204,58 @@ pub(super) fn split(bytes: &[u8]) -> Result<File, Error> {
     Ok(file)
 }
 
-/// A line without its end.
-fn text(raw: &[u8]) -> String {
-    String::from_utf8_lossy(raw)
-        .trim_end_matches(['\r', '\n'])
-        .to_owned()
-}
-
-/// Appends the lines that continue this one; says whether one of them was empty.
-fn join(reader: &mut Reader<'_>, mut whole: String, mut is_continued: bool) -> Result<(String, bool), Error> {
+/// Appends the lines that continue this one; gives where the last of them ends, and whether one was empty.
+fn join<'a>(
+    reader: &mut Reader<'a>,
+    mut last: &'a [u8],
+    whole: &mut Text,
+    mut is_continued: bool,
+) -> Result<(usize, bool), Error> {
     let mut has_empty = false;
     while is_continued {
         let Some(raw) = reader.next()? else { break };
-        let line = text(raw);
-        if line.trim_start().starts_with('#') {
+        last = raw;
+        let line = reader.text(raw);
+        let text = line.as_str().trim_start();
+        if text.starts_with('#') {
             continue;
         }
-        if line.trim_start().is_empty() {
+        if text.is_empty() {
             has_empty = true;
             continue;
         }
-        let (part, continues) = reader.continued(&line);
-        whole.push_str(part);
+        let (length, continues) = reader.continued(line.as_str());
+        whole.append(line, length);
         is_continued = continues;
     }
-    Ok((whole, has_empty))
+    Ok((reader.end(last), has_empty))
 }
 
 /// Reads the bodies of the heredocs that the line announces.
 fn attach_heredocs(reader: &mut Reader<'_>, line: &mut Line) -> Result<(), Error> {
-    if !line.text.contains("<<") || !may_have_heredocs(&line.text, reader.escape) {
+    let text = Arc::clone(&line.text);
+    let text = text.as_str();
+    if !text.contains("<<") || !may_have_heredocs(text, reader.escape) {
         return Ok(());
     }
-    for mut doc in heredoc::announced(&line.text).map_err(|error| error.at(&line.ranges()))? {
+    for mut doc in heredoc::announced(text).map_err(|error| error.at(&line.ranges()))? {
         let mut body = Vec::new();
+        let start = reader.last.end;
         loop {
             let Some(raw) = reader.next()? else {
                 line.last = reader.number();
                 return Err(Error::invalid("unterminated heredoc").at(&line.ranges()));
             };
-            let end = text(raw);
+            let end = String::from_utf8_lossy(raw);
+            let end = end.trim_end_matches(['\r', '\n']);
             let end = if doc.is_chomped {
                 end.trim_start_matches('\t')
             } else {
-                &end
+                end
             };
             if end == doc.name {
+                line.bodies.push(start..reader.last.start);
+                line.whole.end = reader.end(raw);
                 break;
             }
             body.extend_from_slice(raw);

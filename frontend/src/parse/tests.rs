@@ -311,3 +311,62 @@ fn stage_names_are_lowered_character_by_character() {
         );
     }
 }
+
+#[test]
+fn every_part_has_its_bytes() {
+    // What stands in brackets is a part; a part of two runs has two brackets, joined by `+`.
+    let cases: [(&[u8], &[&str]); 6] = [
+        (b"FROM a AS b", &["FROM", "a", "AS", "b"]),
+        (
+            b"\xef\xbb\xbf  from\t--platform=x  a\r\n",
+            &["from", "--platform=x", "a"],
+        ),
+        (
+            b"FROM a\nRUN --mount=type=cache,\\\n# c\n\n  target=/x \\\n--network='none' ec\\\nho hi  # no\n",
+            &[
+                "FROM",
+                "a",
+                "RUN",
+                "--mount=type=cache,",
+                "target=/x",
+                "--network='none'",
+                "ec+ho",
+                "hi",
+                "#",
+                "no",
+            ],
+        ),
+        (
+            b"FROM a\nCOPY <<A <<B /d/\n1\n2\nA\n3\nB\n",
+            &["FROM", "a", "COPY", "<<A", "<<B", "/d/", "1\n2\n", "3\n"],
+        ),
+        (b"# escape=`\nFROM `\n  a`\nb\n", &["FROM", "a+b"]),
+        (
+            b"FROM a\nENV x=\xff y=\xc3\xa9\n",
+            &["FROM", "a", "ENV", "x=\u{fffd}", "y=\u{e9}"],
+        ),
+    ];
+    for (bytes, expected) in cases {
+        let dockerfile = parse(bytes, &Lint::silent()).expect("it is read");
+        let mut found = Vec::new();
+        for stage in &dockerfile.stages {
+            let own = stage.instructions.iter().map(|instruction| &instruction.places);
+            for places in std::iter::once(&stage.places).chain(own) {
+                for token in std::iter::once(places.keyword())
+                    .chain(places.flags())
+                    .chain(places.words())
+                {
+                    let place = token.place();
+                    let runs = place
+                        .runs()
+                        .iter()
+                        .map(|run| String::from_utf8_lossy(&bytes[run.clone()]));
+                    found.push(runs.collect::<Vec<_>>().join("+"));
+                }
+                let bodies = places.heredocs.iter();
+                found.extend(bodies.map(|body| String::from_utf8_lossy(&bytes[body.clone()]).into_owned()));
+            }
+        }
+        assert_eq!(found, expected, "{}", String::from_utf8_lossy(bytes));
+    }
+}
