@@ -65,6 +65,8 @@ pub struct BuildRequest {
     pub image_id_file: Option<PathBuf>,
     /// `--metadata-file`.
     pub metadata_file: Option<PathBuf>,
+    /// `--call`: what is asked of the frontend instead of a build, such as `frontend.lint`.
+    pub question: Option<String>,
     /// `--explain`: say why each step that ran was not served by the cache.
     pub explain: bool,
 }

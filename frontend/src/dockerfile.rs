@@ -21,9 +21,6 @@ use crate::options::Options;
 use crate::parse::{directive, parse, syntax};
 use crate::stages::{Given, plan};
 
-/// Rounds of questions before giving up; each needs an answer that names something new.
-const MAX_ROUNDS: usize = 20;
-
 /// Builds definitions and image configs from a Dockerfile.
 ///
 /// # Errors
@@ -35,15 +32,6 @@ pub async fn build(gateway: &dyn Gateway, options: &Options) -> Result<Answer, E
         .map_err(|error| error.in_file(&entry.source))
 }
 
-/// Only finds out whether the Dockerfile asks for another frontend, which is then the one to answer whatever is asked.
-///
-/// # Errors
-/// [`ErrorKind::FrontendImage`] if it does; whatever is wrong with the request or with loading the Dockerfile.
-pub async fn obey_syntax(gateway: &dyn Gateway, options: &Options) -> Result<(), Error> {
-    let entry = context::load(gateway, options).await?;
-    check_syntax(options, &entry.source).map_err(|error| error.in_file(&entry.source))
-}
-
 async fn from_entry(gateway: &dyn Gateway, options: &Options, entry: &Entry) -> Result<Answer, Error> {
     check_syntax(options, &entry.source)?;
     let asked: Vec<Option<&Platform>> = if options.platforms.is_empty() {
@@ -52,11 +40,12 @@ async fn from_entry(gateway: &dyn Gateway, options: &Options, entry: &Entry) -> 
         options.platforms.iter().map(Some).collect()
     };
     let mut known = Known::default();
-    for _ in 0..MAX_ROUNDS {
+    while known.goes_on() {
         let (mut questions, mut names, mut lowered) = (Vec::new(), Vec::new(), Vec::new());
         for platform in &asked {
-            match attempt(options, entry, *platform, &known)? {
-                Attempt::Done(done, findings) => lowered.push((*platform, *done, findings)),
+            let lint = lint(options, entry)?;
+            match attempt(options, entry, *platform, &known, &lint, Mode::Build)? {
+                Attempt::Done(done) => lowered.push((*platform, *done, lint.findings())),
                 Attempt::Ask(open, stages) => {
                     questions.extend(open);
                     names = stages;
@@ -68,9 +57,7 @@ async fn from_entry(gateway: &dyn Gateway, options: &Options, entry: &Entry) -> 
         }
         known.ask(gateway, options, questions, &names).await?;
     }
-    Err(Error::invalid(
-        "base images name each other without end in their ONBUILD triggers",
-    ))
+    Err(ErrorKind::Endless.into())
 }
 
 /// Warns, and puts the answer together.
@@ -96,54 +83,66 @@ fn finish(
     }
 }
 
-enum Attempt {
-    Done(Box<Lowered>, Vec<Finding>),
+/// What a Dockerfile is lowered for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// To be built.
+    Build,
+    /// To tell what its target can be given.
+    Outline,
+    /// To find what is wrong with it; without a target in all stages.
+    Lint,
+}
+
+pub(crate) enum Attempt {
+    Done(Box<Lowered>),
+    /// What must be answered first, and names that may have been meant.
     Ask(Vec<crate::metadata::Question>, Vec<String>),
 }
 
+/// Findings as the request or the Dockerfile's head configures them.
+pub(crate) fn lint(options: &Options, entry: &Entry) -> Result<Lint, Error> {
+    match &options.check {
+        Some(check) => Lint::new(check),
+        None => {
+            let found = directive(&entry.source.data, "check");
+            let value = found.map(|(value, _)| value).unwrap_or_default();
+            Lint::new(value.split(' ').next().unwrap_or_default())
+        }
+    }
+}
+
 /// Everything that needs no waiting: parse, plan, and lower if nothing is missing.
-fn attempt(
+pub(crate) fn attempt(
     options: &Options,
     entry: &Entry,
     platform: Option<&Platform>,
     known: &Known,
+    lint: &Lint,
+    mode: Mode,
 ) -> Result<Attempt, Error> {
-    let check = match &options.check {
-        Some(check) => check.clone(),
-        None => directive(&entry.source.data, "check")
-            .map(|(value, _)| value)
-            .unwrap_or_default(),
-    };
-    let check = if options.check.is_some() {
-        check.as_str()
-    } else {
-        check.split(' ').next().unwrap_or_default()
-    };
-    let lint = Lint::new(check)?;
-    let dockerfile = parse(&entry.source.data, &lint)?;
+    let dockerfile = parse(&entry.source.data, lint)?;
     let given = Given {
         dockerfile: &dockerfile,
         options,
         platform,
         known,
-        lint: &lint,
+        lint,
         map: &entry.source,
         remote: entry.remote.as_ref(),
+        is_whole: mode == Mode::Lint && options.target.is_none(),
     };
     match plan(&given)? {
         Err(questions) => {
             let names = dockerfile.stages.iter().map(|stage| stage.name.clone()).collect();
             Ok(Attempt::Ask(questions, names))
         }
-        Ok(plan) => Ok(Attempt::Done(
-            Box::new(lower(&given, entry, plan)?),
-            lint.findings(),
-        )),
+        Ok(plan) => Ok(Attempt::Done(Box::new(lower(&given, entry, plan)?))),
     }
 }
 
 /// `# syntax=docker/dockerfile…` is what this frontend is; other images would have to be run.
-fn check_syntax(options: &Options, source: &SourceMap) -> Result<(), Error> {
+pub(crate) fn check_syntax(options: &Options, source: &SourceMap) -> Result<(), Error> {
     if options.is_forwarded {
         return Ok(());
     }

@@ -82,8 +82,11 @@ pub enum ErrorKind {
         /// All that stands behind `syntax=`.
         line: String,
     },
+    /// Triggers name images, whose triggers name images, and so on.
+    #[error("base images name each other without end in their ONBUILD triggers")]
+    Endless,
     /// Lint warnings, and `check=error=true`.
-    #[error("the checks found something wrong: {}", rules.join(", "))]
+    #[error("lint violation found for rules: {}", rules.join(", "))]
     Checks {
         /// Which rules.
         rules: Vec<&'static str>,

@@ -24,12 +24,14 @@ mod stages;
 mod lower;
 mod answer;
 mod dockerfile;
+mod requests; // lint, outline, targets
 pub mod pin;
 
 pub use answer::{Answer, PlatformAnswer};
-pub use dockerfile::{build, is_built_in, obey_syntax};
+pub use dockerfile::{build, is_built_in};
 pub use error::{Error, ErrorKind};
 pub use gateway::{
     FileRequest, Gateway, GatewayError, ImagePlace, ImageRequest, ResolveMode, ResolvedImage, Warning,
 };
 pub use options::{Input, NoCache, Options, OptionsError};
+pub use requests::{Report, has_request, request};

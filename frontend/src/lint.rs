@@ -15,6 +15,7 @@ use std::rc::Rc;
 use llb::Range;
 
 use crate::error::{Error, ErrorKind};
+use crate::lower::format::quote;
 use crate::options::go_bool;
 
 pub(crate) use catalogue::Rule;
@@ -62,7 +63,8 @@ pub(crate) struct Lint {
 impl Lint {
     /// Configured by the value of `# check=`.
     pub(crate) fn new(check: &str) -> Result<Self, Error> {
-        let config = parse(check).map_err(|reason| Error::invalid(format!("check={check}: {reason}")))?;
+        let config = parse(check)
+            .map_err(|reason| Error::invalid(format!("failed to parse check options: {reason}")))?;
         Ok(Self {
             config: Some(config),
             findings: Rc::default(),
@@ -143,7 +145,7 @@ fn parse(check: &str) -> Result<Config, String> {
     for part in check.trim().splitn(3, ';').filter(|_| !check.trim().is_empty()) {
         let (key, value) = part
             .split_once('=')
-            .ok_or_else(|| format!("{part:?} must be key=value"))?;
+            .ok_or_else(|| format!("invalid check option {}", quote(part)))?;
         let value = value.trim();
         let names = || match value {
             "all" => Names {
@@ -158,10 +160,13 @@ fn parse(check: &str) -> Result<Config, String> {
         match key.trim() {
             "skip" => config.skip = names(),
             "experimental" => config.experimental = names(),
-            "error" => {
-                config.is_error = go_bool(value).ok_or_else(|| format!("{value:?} is not true or false"))?
-            }
-            key => return Err(format!("unknown option {key:?}")),
+            "error" => config.is_error = go_bool(value).ok_or_else(|| {
+                let (part, value) = (quote(part), quote(value));
+                format!(
+                    "failed to parse check option {part}: strconv.ParseBool: parsing {value}: invalid syntax"
+                )
+            })?,
+            key => return Err(format!("invalid check option {}", quote(key))),
         }
     }
     Ok(config)

@@ -13,8 +13,9 @@
 
 pub(crate) mod env;
 pub(crate) mod path;
-mod format;
+pub(crate) mod format;
 pub(crate) mod names;
+pub(crate) mod outline;
 mod ports;
 mod signal;
 mod stage;
@@ -35,7 +36,9 @@ use tree::PatternSet;
 use crate::context::{self, Entry};
 use crate::error::Error;
 use crate::lint::Rule;
+use crate::requests::description;
 use crate::stages::{Given, Plan};
+use outline::Outline;
 use stage::{Scope, Stage};
 
 /// Where programs are looked for when an image does not say.
@@ -49,6 +52,7 @@ pub(crate) struct Lowered {
     pub(crate) image: ImageConfig,
     pub(crate) base_image: Option<ImageConfig>,
     pub(crate) epoch: Option<i64>,
+    pub(crate) outline: Outline,
 }
 
 /// How many bytes histories, arguments and environments may have together. Each RUN holds a copy of the
@@ -141,6 +145,7 @@ pub(crate) fn lower(given: &Given<'_>, entry: &Entry, mut plan: Plan) -> Result<
         done[at] = true;
     }
 
+    let outline = outline_of(&plan, &stages);
     let target = stages[plan.target]
         .take()
         .ok_or_else(|| Error::invalid("the target was not lowered"))?;
@@ -164,7 +169,28 @@ pub(crate) fn lower(given: &Given<'_>, entry: &Entry, mut plan: Plan) -> Result<
         image,
         base_image: target.base_image,
         epoch: plan.args.epoch,
+        outline,
     })
+}
+
+/// What the target can be given: by its own instructions, then those of the stages it is built on and takes from.
+fn outline_of(plan: &Plan, stages: &[Option<Stage>]) -> Outline {
+    let (mut order, mut open) = (Vec::new(), vec![plan.target]);
+    let mut seen = BTreeSet::new();
+    while let Some(at) = open.pop() {
+        if seen.insert(at) {
+            order.push(at);
+            let node = &plan.nodes[at];
+            open.extend(node.uses.iter().rev().chain(&node.parent));
+        }
+    }
+    let captures = order.iter().filter_map(|at| stages[*at].as_ref());
+    let target = &plan.nodes[plan.target].stage;
+    Outline {
+        name: target.name.clone(),
+        description: description(&target.comments, &target.name).to_owned(),
+        ..outline::outline(captures.map(|stage| &stage.capture))
+    }
 }
 
 /// The ignore file's patterns, for the rule that minds copies of ignored files.
@@ -218,14 +244,17 @@ fn check_ignored(ignore: Option<&PatternSet>, source: &str, keyword: &str) -> Op
     let source = path::clean(source);
     let is_root = matches!(source.as_str(), "." | "/");
     let is_ignored = if is_root {
-        ["x", ".x"].iter().all(|name| ignore.matches(name))
+        ignore.matches_all()
     } else {
         ignore.matches(&source)
     };
     is_ignored.then(|| {
         (
             Rule::CopyIgnoredFile,
-            format!("{keyword} takes {source:?}, which the ignore file leaves out"),
+            format!(
+                "Attempting to {keyword} file {} that is excluded by .dockerignore",
+                format::quote(&source)
+            ),
         )
     })
 }

@@ -48,9 +48,18 @@ pub(crate) struct Known {
     images: Vec<(ImageRequest, ResolvedImage)>,
     ignores: Vec<(String, Vec<String>)>,
     times: Vec<(String, Option<i64>)>,
+    rounds: usize,
 }
 
+/// Rounds of questions before giving up; each needs an answer that names something new.
+const MAX_ROUNDS: usize = 20;
+
 impl Known {
+    /// Whether more may be asked.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.rounds < MAX_ROUNDS
+    }
+
     /// The image that was found.
     pub(crate) fn image(&self, request: &ImageRequest) -> Option<&ResolvedImage> {
         let is_it = |known: &ImageRequest| {
@@ -86,6 +95,7 @@ impl Known {
         questions: Vec<Question>,
         names: &[String],
     ) -> Result<(), Error> {
+        self.rounds += 1;
         let mut open: Vec<Question> = Vec::new();
         for question in questions {
             let is_new = match &question {

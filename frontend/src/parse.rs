@@ -50,11 +50,7 @@ pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
         )));
     }
     for range in &file.empty_continuations {
-        lint.report(
-            Rule::NoEmptyContinuation,
-            &[*range],
-            "an empty line continues an instruction",
-        );
+        lint.report(Rule::NoEmptyContinuation, &[*range], "Empty continuation line");
     }
     let mut dockerfile = Dockerfile {
         stages: Vec::new(),

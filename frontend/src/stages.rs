@@ -27,6 +27,7 @@ use std::sync::Arc;
 
 use crate::error::{Error, ErrorKind};
 use crate::lint::{Lint, Rule};
+use crate::lower::format::quote;
 use crate::metadata::{Known, Question};
 use crate::named::{self, Loaded, Named};
 use crate::options::Options;
@@ -51,6 +52,8 @@ pub(crate) struct Given<'a> {
     pub(crate) map: &'a Arc<SourceMap>,
     /// A remote build context.
     pub(crate) remote: Option<&'a State>,
+    /// Whether all stages are wanted, not only those the target needs.
+    pub(crate) is_whole: bool,
 }
 
 impl Given<'_> {
@@ -85,7 +88,10 @@ pub(crate) struct Node {
     /// Whether it stands for an image or context only.
     pub(crate) is_pseudo: bool,
     named: Option<Named>,
-    uses: BTreeSet<usize>,
+    /// The nodes it takes from.
+    pub(crate) uses: BTreeSet<usize>,
+    /// Arguments that FROM is made of.
+    pub(crate) used_args: BTreeSet<String>,
     pub(crate) root: Option<Root>,
     has_parent_triggers: bool,
 }
@@ -177,8 +183,11 @@ impl Planner<'_> {
             ..Node::default()
         };
         node.stage.base = base.text;
+        node.used_args.extend(base.matched);
         if !stage.platform.is_empty() {
-            node.platform = Some(self.args.platform(self.lex(), stage, &lint)?);
+            let (platform, used) = self.args.platform(self.lex(), stage, &lint)?;
+            node.platform = Some(platform);
+            node.used_args.extend(used);
         }
         if !stage.name.is_empty() {
             let platform = node.platform.as_ref().unwrap_or(self.given.target_platform());
@@ -347,7 +356,10 @@ impl Planner<'_> {
     /// Resolves what the target needs, until no trigger adds anything.
     fn resolve(&mut self, target: usize) -> Result<BTreeSet<usize>, Error> {
         loop {
-            let reachable = self.reachable(target);
+            let reachable = match self.given.is_whole {
+                true => (0..self.nodes.len()).collect(),
+                false => self.reachable(target),
+            };
             for at in 0..self.nodes.len() {
                 if self.nodes[at].parent.is_none() && self.nodes[at].root.is_none() {
                     let ranges = self.nodes[at].stage.ranges.clone();
@@ -408,13 +420,16 @@ fn check_names(given: &Given<'_>) {
     for stage in stages.iter().filter(|stage| !stage.name.is_empty()) {
         if matches!(stage.name.as_str(), "scratch" | "context") {
             let text = format!(
-                "{:?} means something else and should not name a stage",
-                stage.name
+                "Stage name should not use the same name as reserved stage {}",
+                quote(&stage.name)
             );
             given.lint.report(Rule::ReservedStageName, &stage.ranges, &text);
         }
         if !names.insert(&stage.name) {
-            let text = format!("the stage name {:?} is given twice", stage.name);
+            let text = format!(
+                "Duplicate stage name {}, stage names should be unique",
+                quote(&stage.name)
+            );
             given.lint.report(Rule::DuplicateStageName, &stage.ranges, &text);
         }
     }
@@ -427,13 +442,13 @@ fn check_names(given: &Given<'_>) {
     let count = |is: fn(&str) -> String| keywords().filter(|(keyword, _)| is(keyword) == *keyword).count();
     let is_lower = count(|keyword| keyword.to_lowercase()) > count(|keyword| keyword.to_uppercase());
     for (keyword, ranges) in keywords() {
-        let wanted = if is_lower {
-            keyword.to_lowercase()
+        let (wanted, case) = if is_lower {
+            (keyword.to_lowercase(), "lowercase")
         } else {
-            keyword.to_uppercase()
+            (keyword.to_uppercase(), "uppercase")
         };
         if keyword != wanted {
-            let text = format!("{keyword:?} should be {wanted:?}, as in the rest of the file");
+            let text = format!("Command '{keyword}' should match the case of the command majority ({case})");
             given
                 .lint
                 .report(Rule::ConsistentInstructionCasing, ranges, &text);

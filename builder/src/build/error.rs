@@ -61,6 +61,9 @@ pub enum BuildError {
         /// What to do about it, where it says so.
         hint: Option<String>,
     },
+    /// `--call` with something the frontend does not know.
+    #[error("unsupported request {0:?}")]
+    NoQuestion(String),
     /// Ctrl-C or SIGTERM.
     #[error("cancelled")]
     Cancelled {
@@ -86,9 +89,10 @@ impl BuildError {
         match self {
             BuildError::Frontend(error) => blame_of_frontend(error),
             BuildError::Solve(error) => error.blame(),
-            BuildError::NotAllowed { .. } | BuildError::Options(_) | BuildError::Cancelled { .. } => {
-                Blame::User
-            }
+            BuildError::NotAllowed { .. }
+            | BuildError::Options(_)
+            | BuildError::NoQuestion(_)
+            | BuildError::Cancelled { .. } => Blame::User,
             BuildError::Export { blame, .. } | BuildError::Remote { blame, .. } => *blame,
             BuildError::Store { .. } | BuildError::Machine { .. } => Blame::Environment,
         }
@@ -111,6 +115,9 @@ impl BuildError {
         match self {
             BuildError::NotAllowed { entitlement, .. } => {
                 Some(format!("if you trust this Dockerfile, add --allow {entitlement}"))
+            }
+            BuildError::NoQuestion(_) => {
+                Some("ask for check, outline, targets or subrequests.describe".to_owned())
             }
             BuildError::Frontend(error) => error.hint.clone(),
             BuildError::Solve(error) => hint_of_step(&error.to_string()),

@@ -45,6 +45,15 @@ pub async fn run(
         definition_step,
         guard: None,
     };
+    if let Some(question) = &request.question {
+        let report = frontend::request(&bridge, &options, question).await?;
+        let report = report.ok_or_else(|| BuildError::NoQuestion(question.clone()))?;
+        let text = |(key, value): (String, Vec<u8>)| (key, String::from_utf8_lossy(&value).into_owned());
+        return Ok(Outcome {
+            response: report.metadata().into_iter().map(text).collect(),
+            ..Outcome::default()
+        });
+    }
     let answer = frontend::build(&bridge, &options).await?;
     check(&answer, request)?;
     let built = solve(job, answer).await?;

@@ -5,6 +5,7 @@
 //! ```
 use super::args::Global;
 use super::build_flags::BuildFlags;
+use super::call::Call;
 use super::exit::ExitStatus;
 use super::outputs::OutputFlags;
 use super::values::{self, UsageError};
@@ -30,7 +31,16 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
     if remote.is_some() {
         only_here(&flags)?;
     }
-    let (request, stdin) = request(&flags, &config)?;
+    let call = match (flags.check, flags.call.as_deref().or(flags.print.as_deref())) {
+        (Some(true), _) => Call::parse("check")?,
+        (_, Some(text)) => Call::parse(text)?,
+        _ => None,
+    };
+    let (mut request, stdin) = request(&flags, &config)?;
+    if let Some(call) = &call {
+        request.question = Some(format!("frontend.{}", call.name));
+        request.outputs.clear();
+    }
     let setting = Setting {
         look: Look::of(&config.environment),
         kind,
@@ -45,6 +55,9 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
         Some(remote) => client::build_on(remote, &config, request, setting)?,
         None => client::build(&config, request, setting)?,
     };
+    if let Some(call) = call {
+        return call.print(&outcome.response);
+    }
     if is_quiet {
         if let Some(id) = outcome.image_id() {
             writeln!(std::io::stdout(), "{id}")?;
@@ -159,6 +172,7 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
         image_id_file: flags.iidfile.clone(),
         metadata_file: flags.metadata_file.clone(),
         explain: flags.explain == Some(true),
+        question: None,
     };
     Ok((request, found.stdin))
 }

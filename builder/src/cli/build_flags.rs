@@ -2,7 +2,7 @@
 //!
 //! Boolean flags take an optional value (`--push`, `--push=false`). Flags whose feature is not here yet are
 //! declared too, so that using one is refused by its name instead of "unknown flag".
-use clap::{ArgAction, Args};
+use clap::Args;
 use std::path::PathBuf;
 
 const LIMITS: &str = "Limits and network of RUN";
@@ -103,6 +103,15 @@ pub struct BuildFlags {
     #[arg(long, value_name = "PATH", help_heading = LIMITS)]
     pub oci_runtime: Option<PathBuf>,
 
+    /// Ask about the Dockerfile instead of building: check, outline or targets[,format=json][,ignorestatus=true]
+    #[arg(long, value_name = "METHOD", help_heading = PROGRESS)]
+    pub call: Option<String>,
+    /// Look for mistakes instead of building: --call=check
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", help_heading = PROGRESS)]
+    pub check: Option<bool>,
+    /// The old name of --call
+    #[arg(long, hide = true)]
+    pub print: Option<String>,
     /// How to show progress: auto, tty, plain, rawjson, quiet or none [default: $BUILDKIT_PROGRESS or auto]
     #[arg(long, value_name = "KIND", help_heading = PROGRESS)]
     pub progress: Option<String>,
@@ -163,12 +172,6 @@ pub(super) struct LaterFlags {
     #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
     pub(super) provenance: Option<String>,
     #[arg(long, hide = true)]
-    pub(super) call: Option<String>,
-    #[arg(long, hide = true, action = ArgAction::SetTrue)]
-    pub(super) check: bool,
-    #[arg(long, hide = true)]
-    pub(super) print: Option<String>,
-    #[arg(long, hide = true)]
     pub(super) policy: Vec<String>,
     #[arg(long, hide = true)]
     pub(super) builder: Option<String>,
@@ -191,7 +194,6 @@ impl LaterFlags {
                 .as_ref()
                 .is_none_or(|value| matches!(go_bool(value), Ok(false)))
         };
-        let call = self.call.as_deref().or(self.print.as_deref());
         let refused = [
             (
                 "--cache-from",
@@ -217,16 +219,6 @@ impl LaterFlags {
                 "--provenance",
                 !off(&self.provenance),
                 "attestations are not supported yet; only --provenance=false is",
-            ),
-            (
-                "--call",
-                call.is_some_and(|call| call != "build"),
-                "only --call=build is supported yet",
-            ),
-            (
-                "--check",
-                self.check,
-                "checking without building is not supported yet",
             ),
             (
                 "--policy",

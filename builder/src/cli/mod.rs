@@ -14,6 +14,7 @@ mod values;
 mod contexts;
 mod outputs;
 mod build;
+mod call; // --call, --check
 mod table;
 mod images;
 mod transfer;

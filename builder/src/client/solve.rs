@@ -20,6 +20,7 @@ use crate::progress::{Screen, wire};
 use crate::request::{BuildRequest, ContextSource, Output, OutputKind};
 use api::control::control_client::ControlClient;
 use api::control::{CacheOptions, Exporter, SolveRequest, StatusRequest};
+use api::gateway::{self, llb_bridge_client::LlbBridgeClient};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use oci::{Descriptor, Digest, Index, OCI_INDEX, Reference};
@@ -34,7 +35,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::transport::Channel;
-use tonic::{Code, Status};
+use tonic::{Code, Request, Status};
 
 /// The largest message taken.
 const MAX_MESSAGE: usize = 16 << 20;
@@ -89,6 +90,7 @@ async fn run(
         signal = signals.received() => return Err(BuildError::Cancelled { signal }),
         channel = remote.connect() => channel?,
     };
+    let bridge = LlbBridgeClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let attached = attach(&control, provider.clone(), &session, &shared_key(&request))
         .await
@@ -97,12 +99,20 @@ async fn run(
     let screen = Screen::start(reader, setting.kind, setting.look)
         .map_err(|error| machine("start the progress display", error))?;
     let mut status = tokio::spawn(follow(control.clone(), id.clone(), writer));
-    let mut solving = control.clone();
     let asked = wire_request(&request, &id, &session);
+    let solving = async {
+        match &request.question {
+            Some(question) => ask(&bridge, control.clone(), asked, question).await,
+            None => {
+                let answer = control.clone().solve(asked).await?;
+                Ok(answer.into_inner().exporter_response.into_iter().collect())
+            }
+        }
+    };
     let solved = tokio::select! {
         biased;
         signal = signals.received() => Err(BuildError::Cancelled { signal }),
-        answer = solving.solve(asked) => answer.map_err(failure),
+        answer = solving => answer.map_err(failure),
     };
     if tokio::time::timeout(LAST_EVENTS, &mut status).await.is_err() {
         status.abort();
@@ -114,7 +124,7 @@ async fn run(
     };
     attached.close().await;
     let mut outcome = Outcome {
-        response: solved?.into_inner().exporter_response.into_iter().collect(),
+        response: solved?,
         summary,
         ..Outcome::default()
     };
@@ -128,6 +138,65 @@ async fn run(
         .collect();
     files::write(&request, &id, &outcome)?;
     Ok(outcome)
+}
+
+/// Asks the frontend a question instead of building, as a frontend that runs in the client asks another.
+async fn ask(
+    bridge: &LlbBridgeClient<Channel>,
+    mut control: ControlClient<Channel>,
+    mut asked: SolveRequest,
+    question: &str,
+) -> Result<BTreeMap<String, String>, Status> {
+    const CAPS: &str = "moby.buildkit.frontend.subrequests+forward";
+    let mut attributes = std::mem::take(&mut asked.frontend_attrs);
+    attributes.insert("requestid".to_owned(), question.to_owned());
+    attributes.insert("frontend.caps".to_owned(), CAPS.to_owned());
+    let forwarded = gateway::SolveRequest {
+        frontend: std::mem::take(&mut asked.frontend),
+        frontend_opt: attributes,
+        allow_result_return: true,
+        allow_result_array_ref: true,
+        ..gateway::SolveRequest::default()
+    };
+    let build = asked.r#ref.clone();
+    let own = async {
+        let mut bridge = bridge.clone();
+        let answer = bridge.solve(of_build(&build, forwarded)?).await;
+        let (result, error) = match &answer {
+            Ok(_) => (Some(gateway::Result::default()), None),
+            Err(status) => (None, Some(told(status))),
+        };
+        let returned = gateway::ReturnRequest { result, error };
+        bridge.r#return(of_build(&build, returned)?).await?;
+        answer
+    };
+    let (answer, ended) = tokio::join!(own, control.solve(asked));
+    let answer = answer?.into_inner().result.unwrap_or_default();
+    ended?;
+    let all = answer.metadata.into_iter();
+    Ok(all
+        .map(|(key, value)| (key, String::from_utf8_lossy(&value).into_owned()))
+        .collect())
+}
+
+/// A call for a build.
+fn of_build<T>(build: &str, message: T) -> Result<Request<T>, Status> {
+    let id = build
+        .parse()
+        .map_err(|_| Status::internal("a build's id is no header"))?;
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("buildkit-controlapi-buildid", id);
+    Ok(request)
+}
+
+/// A failure as it is passed on.
+fn told(status: &Status) -> api::rpc::Status {
+    let whole = api::rpc::Status::decode(status.details()).ok();
+    whole.unwrap_or_else(|| api::rpc::Status {
+        code: status.code().into(),
+        message: status.message().to_owned(),
+        details: Vec::new(),
+    })
 }
 
 /// Shows a build's events until they end.

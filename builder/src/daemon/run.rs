@@ -304,8 +304,15 @@ impl Runner {
             guard: build.policy().map(|policy| policy as Arc<dyn Guard>),
         };
         if let Some(request) = attributes.get("requestid") {
-            frontend::obey_syntax(&bridge, &options).await.map_err(planning)?;
-            return Err(Failure::no_subrequest(request).into());
+            let report = frontend::request(&bridge, &options, request)
+                .await
+                .map_err(planning)?;
+            let report = report.ok_or_else(|| Failure::no_subrequest(request))?;
+            let metadata = report.metadata().into_iter();
+            return Ok(Solved {
+                metadata: metadata.map(|(key, value)| (key, value.into())).collect(),
+                ..Solved::of_ref(None)
+            });
         }
         let answer = frontend::build(&bridge, &options).await.map_err(planning)?;
         for platform in &answer.platforms {

@@ -25,6 +25,7 @@ pub enum PatternError {
 pub struct PatternSet {
     patterns: Vec<Pattern>,
     has_exclusions: bool,
+    matches_all: bool,
 }
 
 /// Which patterns a directory (or one above it) matched, for the matching of what lies in it.
@@ -67,6 +68,7 @@ impl PatternSet {
             };
             check_syntax(&pattern)?;
             set.has_exclusions |= exclusion;
+            set.matches_all |= !exclusion && matches!(pattern.as_str(), "*" | "**" | "**/*");
             set.patterns.push(Pattern {
                 exclusion,
                 how: compile(&pattern)?,
@@ -79,6 +81,12 @@ impl PatternSet {
     #[must_use]
     pub fn has_exclusions(&self) -> bool {
         self.has_exclusions
+    }
+
+    /// Whether a pattern stands for every path there is: `*`, `**` or `**/*`.
+    #[must_use]
+    pub fn matches_all(&self) -> bool {
+        self.matches_all
     }
 
     /// Whether there is no pattern.

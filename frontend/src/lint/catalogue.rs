@@ -26,29 +26,30 @@ macro_rules! rules {
     };
 }
 
+// Names, descriptions, addresses and messages are interface: they are what BuildKit's clients show and match on.
 rules! {
-    ConsistentInstructionCasing: "Keywords should be all upper case or all lower case, the same in the whole file";
-    CopyIgnoredFile: "What is copied should not be left out of the context by the ignore file";
-    DuplicateStageName: "Each stage should have a name of its own";
-    ExposeInvalidFormat: "EXPOSE should name a port, not an address or a port of the host";
-    ExposeProtoCasing: "The protocol of EXPOSE should be in lower case";
-    FromAsCasing: "FROM and AS should be written in the same case";
-    FromPlatformFlagConstDisallowed: "FROM --platform should not be a fixed value";
-    InvalidBaseImagePlatform: "The base image should be for the platform that is built";
-    InvalidDefaultArgInFrom: "FROM should name a valid image when no build arguments are given";
-    InvalidDefinitionDescription: "A comment above FROM or ARG should begin with the name it describes";
-    JSONArgsRecommended: "CMD and ENTRYPOINT should be in JSON form, so that signals reach the program";
-    LegacyKeyValueFormat: "name=value should be used, not the old form with a blank";
-    MaintainerDeprecated: "MAINTAINER is deprecated; a label should name the author";
-    MultipleInstructionsDisallowed: "Only the last of several such instructions in a stage counts";
-    NoEmptyContinuation: "Empty lines inside an instruction will be errors one day";
-    RedundantTargetPlatform: "FROM --platform=$TARGETPLATFORM says what goes without saying";
-    ReservedStageName: "scratch and context mean something else and should not name a stage";
-    SecretsUsedInArgOrEnv: "Secrets should not be given by ARG or ENV, which stay in the image";
-    StageNameCasing: "Stage names should be in lower case";
-    UndefinedArgInFrom: "FROM should use only arguments that are declared";
-    UndefinedVar: "Variables should be declared before they are used";
-    WorkdirRelativePath: "A relative WORKDIR depends on the base image's";
+    ConsistentInstructionCasing: "All commands within the Dockerfile should use the same casing (either upper or lower)";
+    CopyIgnoredFile: "Attempting to Copy file that is excluded by .dockerignore";
+    DuplicateStageName: "Stage names should be unique";
+    ExposeInvalidFormat: "IP address and host-port mapping should not be used in EXPOSE instruction. This will become an error in a future release";
+    ExposeProtoCasing: "Protocol in EXPOSE instruction should be lowercase";
+    FromAsCasing: "The 'as' keyword should match the case of the 'from' keyword";
+    FromPlatformFlagConstDisallowed: "FROM --platform flag should not use a constant value";
+    InvalidBaseImagePlatform: "Base image platform does not match expected target platform";
+    InvalidDefaultArgInFrom: "Default value for global ARG results in an empty or invalid base image name";
+    InvalidDefinitionDescription: "Comment for build stage or argument should follow the format: `# <arg/stage name> <description>`. If this is not intended to be a description comment, add an empty line or comment between the instruction and the comment.";
+    JSONArgsRecommended: "JSON arguments recommended for ENTRYPOINT/CMD to prevent unintended behavior related to OS signals";
+    LegacyKeyValueFormat: "Legacy key/value format with whitespace separator should not be used";
+    MaintainerDeprecated: "The MAINTAINER instruction is deprecated, use a label instead to define an image author";
+    MultipleInstructionsDisallowed: "Multiple instructions of the same type should not be used in the same stage";
+    NoEmptyContinuation: "Empty continuation lines will become errors in a future release";
+    RedundantTargetPlatform: "Setting platform to predefined $TARGETPLATFORM in FROM is redundant as this is the default behavior";
+    ReservedStageName: "Reserved words should not be used as stage names";
+    SecretsUsedInArgOrEnv: "Sensitive data should not be used in the ARG or ENV commands";
+    StageNameCasing: "Stage names should be lowercase";
+    UndefinedArgInFrom: "FROM command must use declared ARGs";
+    UndefinedVar: "Variables should be defined before their use";
+    WorkdirRelativePath: "Relative workdir without an absolute workdir declared within the build can have unexpected results if the base image changes";
 }
 
 impl Rule {
@@ -57,8 +58,11 @@ impl Rule {
         matches!(self, Self::InvalidDefinitionDescription)
     }
 
-    /// Where to read more.
+    /// Where to read more; nowhere for one rule.
     pub(crate) fn url(self) -> String {
+        if self == Self::InvalidBaseImagePlatform {
+            return String::new();
+        }
         let mut kebab = String::new();
         let name: Vec<char> = self.name().chars().collect();
         for (at, c) in name.iter().enumerate() {

@@ -4,9 +4,11 @@ use oci::Healthcheck;
 
 use crate::error::Error;
 use crate::lint::Rule;
+use crate::lower::outline::Argument;
 use crate::lower::stage::{Scope, Stage, is_scan_arg};
 use crate::lower::{format, ports, signal};
 use crate::parse::ast::{Arg, CommandLine, Instruction, Pair};
+use crate::requests::description;
 
 impl Stage {
     /// Pairs with both sides expanded; the old form is reported.
@@ -24,8 +26,10 @@ impl Stage {
                 Ok((key, self.expand(scope, instruction, &pair.value)?))
             })
             .collect::<Result<Vec<_>, Error>>()?;
-        for pair in pairs.iter().filter(|pair| pair.is_legacy) {
-            let text = format!("{keyword} {} should be written {}=value", pair.key, pair.key);
+        for _ in pairs.iter().filter(|pair| pair.is_legacy) {
+            let text = format!(
+                "\"{keyword} key=value\" should be used instead of legacy \"{keyword} key value\" format"
+            );
             scope
                 .lint
                 .report(Rule::LegacyKeyValueFormat, &instruction.ranges, &text);
@@ -85,6 +89,21 @@ impl Stage {
                 text.push_str(&format!("={value}"));
             }
             texts.push(text);
+            // One without a value of its own is the global one of its name.
+            let is_global = arg.value.is_none()
+                && !scope.args.build_args.contains_key(&arg.name)
+                && scope.args.env.get(&arg.name).is_some();
+            if !is_global {
+                let outlined = Argument {
+                    name: arg.name.clone(),
+                    description: description(&instruction.comments, &arg.name).to_owned(),
+                    value: value.clone().unwrap_or_default(),
+                    ranges: instruction.ranges.clone(),
+                    ..Argument::default()
+                };
+                self.capture.args.insert(arg.name.clone(), outlined);
+            }
+            self.capture.used.insert(arg.name.clone());
             self.build_args.push(Arg {
                 name: arg.name.clone(),
                 value,
@@ -100,7 +119,7 @@ impl Stage {
         }
         if self.image.config.shell.is_empty() {
             let text = format!(
-                "{} in shell form gets no signals; write it as JSON",
+                "JSON arguments recommended for {} to prevent unintended behavior related to OS signals",
                 instruction.keyword
             );
             scope
@@ -188,14 +207,15 @@ impl Stage {
             for word in scope.lex().expand(word, &lookup).map_err(Error::invalid)?.words {
                 let ports = ports::parse(&word).map_err(Error::invalid)?;
                 if ports.has_upper_case {
-                    let text = format!("the protocol of {word:?} should be in lower case");
+                    let text = format!("Defined protocol '{word}' in EXPOSE instruction should be lowercase");
                     scope
                         .lint
                         .report(Rule::ExposeProtoCasing, &instruction.ranges, &text);
                 }
                 if ports.has_host {
-                    let text =
-                        format!("EXPOSE {word} names an address or a port of the host, which means nothing");
+                    let text = format!(
+                        "EXPOSE instruction should not define an IP address or host-port mapping, found '{word}'"
+                    );
                     scope
                         .lint
                         .report(Rule::ExposeInvalidFormat, &instruction.ranges, &text);
@@ -272,8 +292,8 @@ impl Stage {
 fn report_earlier(scope: &Scope<'_>, instruction: &Instruction, earlier: Option<Vec<llb::Range>>) {
     if let Some(ranges) = earlier {
         let text = format!(
-            "a later {} stands in for this one",
-            instruction.keyword.to_uppercase()
+            "Multiple {} instructions should not be used in the same stage because only the last one will be used",
+            instruction.keyword
         );
         scope
             .lint
@@ -302,7 +322,8 @@ fn check_secret(scope: &Scope<'_>, instruction: &Instruction, keyword: &str, nam
     let has = |words: &[&str]| lower.split('_').any(|part| words.contains(&part));
     if has(&SECRET) && !has(&NOT_SECRET) {
         let text = format!(
-            "{keyword} {name} looks like a secret, which would stay in the image; use RUN --mount=type=secret"
+            "Do not use ARG or ENV instructions for sensitive data ({keyword} {})",
+            format::quote(name)
         );
         scope
             .lint

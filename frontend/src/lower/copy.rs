@@ -262,7 +262,8 @@ impl Request {
             return self.http(source, name);
         }
         if self.is_context
-            && let Some((rule, text)) = check_ignored(scope.ignore, source, self.keyword())
+            && let Some((rule, text)) =
+                check_ignored(scope.ignore, source, if self.is_add { "Add" } else { "Copy" })
         {
             scope.lint.report(rule, &instruction.ranges, &text);
         }

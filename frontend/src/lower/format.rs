@@ -13,7 +13,8 @@ pub(crate) fn plain(words: &[String]) -> String {
     format!("[{}]", words.join(" "))
 }
 
-fn quote(word: &str) -> String {
+/// `"a"`: as Go quotes a text.
+pub(crate) fn quote(word: &str) -> String {
     let mut out = String::from('"');
     for c in word.chars() {
         match c {

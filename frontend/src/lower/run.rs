@@ -31,7 +31,7 @@ impl Stage {
             ..ExecSpec::default()
         };
         let (args, shown) = self.command(instruction, run, &mut spec)?;
-        self.add_mounts(scope, &mounts, sources, &mut spec)?;
+        self.add_mounts(scope, &instruction.ranges, &mounts, sources, &mut spec)?;
         self.settings(scope, run, &args, &mut spec);
 
         let meta = &spec.meta;

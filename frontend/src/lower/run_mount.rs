@@ -6,6 +6,7 @@ use llb::state::{
 };
 
 use crate::error::Error;
+use crate::lower::outline::Capture;
 use crate::lower::path;
 use crate::lower::stage::{Scope, Stage};
 use crate::parse::ast::{Instruction, Mount, MountKind, Run};
@@ -27,16 +28,24 @@ impl Stage {
 
     /// Adds the mounts to an exec, and notes which paths they use.
     pub(super) fn add_mounts(
-        &self,
+        &mut self,
         scope: &mut Scope<'_>,
+        ranges: &[llb::Range],
         mounts: &[Mount],
         sources: &[usize],
         spec: &mut ExecSpec,
     ) -> Result<(), Error> {
         for (mount, source) in mounts.iter().zip(sources) {
             match mount.kind {
-                MountKind::Secret => secret(mount, spec)?,
-                MountKind::Ssh => ssh(mount, spec)?,
+                MountKind::Secret => {
+                    let id = secret(mount, spec)?;
+                    Capture::needs(&mut self.capture.secrets, &id, mount.is_required, ranges);
+                }
+                MountKind::Ssh => {
+                    ssh(mount, spec)?;
+                    let id = if mount.id.is_empty() { "default" } else { &mount.id };
+                    Capture::needs(&mut self.capture.ssh, id, mount.is_required, ranges);
+                }
                 MountKind::Bind | MountKind::Cache | MountKind::Tmpfs => {
                     self.file_system(scope, mount, *source, spec)?;
                 }
@@ -150,7 +159,8 @@ fn owner(mount: &Mount, default_mode: u32) -> (u32, u32, u32) {
     )
 }
 
-fn secret(mount: &Mount, spec: &mut ExecSpec) -> Result<(), Error> {
+/// Gives the secret's id.
+fn secret(mount: &Mount, spec: &mut ExecSpec) -> Result<String, Error> {
     let id = match (mount.source.as_str(), mount.id.as_str(), mount.target.as_str()) {
         ("", "", "") => return Err(Error::invalid("a secret mount must have an id or a target")),
         ("", "", target) => path::base(target),
@@ -184,7 +194,7 @@ fn secret(mount: &Mount, spec: &mut ExecSpec) -> Result<(), Error> {
             },
         ));
     }
-    Ok(())
+    Ok(id.to_owned())
 }
 
 fn ssh(mount: &Mount, spec: &mut ExecSpec) -> Result<(), Error> {

@@ -7,6 +7,7 @@ use tree::PatternSet;
 use crate::error::Error;
 use crate::lint::{Lint, Rule};
 use crate::lower::env::{self, Env};
+use crate::lower::outline::Capture;
 use crate::lower::{Budget, DEFAULT_PATH, HISTORY_COMMENT, Paths, names};
 use crate::named::PendingLocal;
 use crate::parse::ast::{Arg, Instruction, Kind};
@@ -40,6 +41,8 @@ pub(crate) struct Stage {
     /// Steps so far.
     pub(super) index: usize,
     pub(super) seen: Seen,
+    /// What it uses itself.
+    pub(super) capture: Capture,
 }
 
 /// Instructions of which only the last one counts, and their lines.
@@ -116,6 +119,7 @@ impl Stage {
             is_workdir_set: false,
             index: usize::from(root.is_step),
             seen: Seen::default(),
+            capture: Capture::default(),
         }
     }
 
@@ -140,11 +144,14 @@ impl Stage {
             is_workdir_set: parent.is_workdir_set,
             index: 0,
             seen: Seen::default(),
+            capture: Capture::default(),
         }
     }
 
     /// Takes over what the image's config says.
     pub(crate) fn begin(&mut self, scope: &mut Scope<'_>) -> Result<(), Error> {
+        self.capture.globals = scope.args.outlined.clone();
+        self.capture.used.clone_from(&scope.node.used_args);
         let platform = self
             .platform
             .get_or_insert_with(|| scope.given.target_platform().clone());
@@ -228,8 +235,8 @@ impl Stage {
             let is_declared = self.build_args.iter().any(|arg| arg.name == *name);
             if !is_declared && !is_scan_arg(name) {
                 let hint = suggest::nearest(name, self.env.names());
-                let hint = hint.map_or_else(String::new, |near| format!("; did you mean ${near}?"));
-                let text = format!("the variable ${name} is not declared{hint}");
+                let hint = hint.map_or_else(String::new, |near| format!(" (did you mean ${near}?)"));
+                let text = format!("Usage of undefined variable '${name}'{hint}");
                 scope.lint.report(Rule::UndefinedVar, &instruction.ranges, &text);
             }
         }

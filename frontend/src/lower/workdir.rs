@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::lint::Rule;
 use crate::lower::copy::owner;
 use crate::lower::stage::{Scope, Stage};
-use crate::lower::{names, path};
+use crate::lower::{format, names, path};
 use crate::parse::ast::Instruction;
 
 impl Stage {
@@ -26,7 +26,10 @@ impl Stage {
     ) -> Result<(), Error> {
         let dir = self.expand(scope, instruction, dir)?;
         if !self.is_workdir_set && !dir.starts_with('/') {
-            let text = format!("WORKDIR {dir} is relative to the base image's");
+            let text = format!(
+                "Relative workdir {} can have unexpected results if the base image changes",
+                format::quote(&dir)
+            );
             scope
                 .lint
                 .report(Rule::WorkdirRelativePath, &instruction.ranges, &text);

@@ -96,7 +96,7 @@ impl Request<'_> {
                 lint.report(
                     Rule::MaintainerDeprecated,
                     &self.line.ranges(),
-                    "MAINTAINER is deprecated; use LABEL",
+                    "Maintainer instruction is deprecated in favor of using label",
                 );
                 Kind::Maintainer(self.one_text()?)
             }
@@ -293,10 +293,12 @@ impl Request<'_> {
             return;
         };
         if !names.contains(&comment.split(' ').next().unwrap_or_default()) {
-            let text = format!(
-                "the comment above should be \"# {} <description>\"",
-                names.first().unwrap_or(&"name")
-            );
+            let example = match names {
+                [only] => only,
+                _ => "<arg_key>",
+            };
+            let keyword = &self.keyword;
+            let text = format!("Comment for {keyword} should follow the format: `# {example} <description>`");
             lint.report(Rule::InvalidDefinitionDescription, &self.line.ranges(), &text);
         }
     }
@@ -484,14 +486,14 @@ impl Request<'_> {
         let ranges = self.line.ranges();
         if let [_, as_word, name] = words.as_slice() {
             if *name != name.to_lowercase() {
-                let text = format!("the stage name {name:?} should be in lower case");
+                let text = format!("Stage name '{name}' should be lowercase");
                 lint.report(Rule::StageNameCasing, &ranges, &text);
             }
             let keyword = &self.split.keyword;
             let differs = (keyword.to_lowercase() == *keyword && as_word.to_lowercase() != *as_word)
                 || (keyword.to_uppercase() == *keyword && as_word.to_uppercase() != *as_word);
             if differs {
-                let text = format!("{as_word:?} and {keyword:?} are written in different case");
+                let text = format!("'{as_word}' and '{keyword}' keywords' casing do not match");
                 lint.report(Rule::FromAsCasing, &ranges, &text);
             }
         }

@@ -1,6 +1,7 @@
 //! Arguments before the first FROM: those that go without saying, and those the Dockerfile declares.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use llb::Range;
 use oci::{Platform, Reference};
@@ -8,8 +9,11 @@ use oci::{Platform, Reference};
 use crate::error::Error;
 use crate::lint::{Lint, Rule};
 use crate::lower::env::Env;
+use crate::lower::format::quote;
+use crate::lower::outline::Argument;
 use crate::metadata::Question;
 use crate::parse::ast::{Kind, Stage};
+use crate::requests::description;
 use crate::stages::Given;
 use crate::suggest;
 use crate::words::{Expansion, Lex};
@@ -24,6 +28,8 @@ pub(crate) struct GlobalArgs {
     pub(crate) build_args: BTreeMap<String, String>,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub(crate) epoch: Option<i64>,
+    /// The declared ones, as an outline tells them.
+    pub(crate) outlined: Arc<BTreeMap<String, Argument>>,
 }
 
 /// Works out the global arguments.
@@ -101,8 +107,8 @@ fn check_defaults(given: &Given<'_>, automatic: &Env) {
         };
         if Reference::parse_normalized(&base.text).is_err() {
             let text = format!(
-                "without build arguments {:?} is {:?}, which is no image",
-                stage.base, base.text
+                "Default value for ARG {} results in empty or invalid base image name",
+                stage.base
             );
             given
                 .lint
@@ -119,18 +125,33 @@ impl GlobalArgs {
                 continue;
             };
             for arg in args {
+                let mut made_of = BTreeSet::new();
                 let value = match (build_args.get(&arg.name), &arg.value) {
                     (Some(value), _) => Some(value.clone()),
-                    (None, Some(value)) => Some(
-                        self.expand(lex, value)
-                            .map_err(|error| error.at(&instruction.ranges))?
-                            .text,
-                    ),
+                    (None, Some(value)) => {
+                        let found = self.expand(lex, value);
+                        let found = found.map_err(|error| error.at(&instruction.ranges))?;
+                        made_of.extend(found.matched);
+                        Some(found.text)
+                    }
                     (None, None) => None,
                 };
-                if let Some(value) = value {
-                    self.env.set(&arg.name, &value);
+                if let Some(value) = &value {
+                    self.env.set(&arg.name, value);
                 }
+                if made_of.remove(&arg.name)
+                    && let Some(earlier) = self.outlined.get(&arg.name)
+                {
+                    made_of.extend(earlier.made_of.iter().cloned());
+                }
+                let outlined = Argument {
+                    name: arg.name.clone(),
+                    description: description(&instruction.comments, &arg.name).to_owned(),
+                    value: value.unwrap_or_default(),
+                    ranges: instruction.ranges.clone(),
+                    made_of,
+                };
+                Arc::make_mut(&mut self.outlined).insert(arg.name.clone(), outlined);
                 self.declared.push(arg.name.clone());
             }
         }
@@ -152,20 +173,28 @@ impl GlobalArgs {
             .filter(|name| !known().any(|known| known == name.as_str()))
         {
             let hint = suggest::nearest(name, known())
-                .map_or_else(String::new, |near| format!("; did you mean {near}?"));
-            let text = format!("FROM uses the argument {name}, which is not declared{hint}");
+                .map_or_else(String::new, |near| format!(" (did you mean {near}?)"));
+            let text = format!("FROM argument '{name}' is not declared{hint}");
             lint.report(Rule::UndefinedArgInFrom, ranges, &text);
         }
     }
 
     /// The value of `FROM --platform`.
-    pub(super) fn platform(&self, lex: Lex, stage: &Stage, lint: &Lint) -> Result<Platform, Error> {
+    pub(super) fn platform(
+        &self,
+        lex: Lex,
+        stage: &Stage,
+        lint: &Lint,
+    ) -> Result<(Platform, BTreeSet<String>), Error> {
         let found = self.expand(lex, &stage.platform)?;
         self.report_undefined(&found, &stage.ranges, lint);
         let target = self.env.get("TARGETPLATFORM");
         let uses_target_only = found.unmatched.is_empty() && found.matched.iter().eq(["TARGETPLATFORM"]);
         if uses_target_only && Some(found.text.as_str()) == target {
-            let text = format!("--platform={} goes without saying", stage.platform);
+            let text = format!(
+                "Setting platform to predefined {} in FROM is redundant as this is the default behavior",
+                stage.platform
+            );
             lint.report(Rule::RedundantTargetPlatform, &stage.ranges, &text);
         }
         let names = || self.env.names();
@@ -184,9 +213,12 @@ impl GlobalArgs {
         })?;
         let is_constant = found.matched.is_empty() && found.unmatched.is_empty();
         if is_constant && !stage.name.contains(&platform.os) && !stage.name.contains(&platform.architecture) {
-            let text = format!("--platform={} is fixed", found.text);
+            let text = format!(
+                "FROM --platform flag should not use constant value {}",
+                quote(&found.text)
+            );
             lint.report(Rule::FromPlatformFlagConstDisallowed, &stage.ranges, &text);
         }
-        Ok(platform)
+        Ok((platform, found.matched))
     }
 }

@@ -6,6 +6,7 @@ use oci::{ImageConfig, Platform, Reference};
 use crate::error::Error;
 use crate::gateway::{ImagePlace, ImageRequest, ResolveMode};
 use crate::lint::Rule;
+use crate::lower::format::quote;
 use crate::lower::{DEFAULT_PATH, names};
 use crate::metadata::Question;
 use crate::named::{self, Loaded};
@@ -167,7 +168,11 @@ impl Planner<'_> {
     fn check_platform(&self, written: &str, wanted: &Platform, image: &ImageConfig, ranges: &[llb::Range]) {
         if wanted.os != image.os || wanted.architecture != image.architecture {
             let found = image.platform().normalize();
-            let text = format!("{written} is for {found}, and {wanted} is built");
+            let text = format!(
+                "Base image {written} was pulled with platform {}, expected {} for current build",
+                quote(&found.to_string()),
+                quote(&wanted.clone().normalize().to_string())
+            );
             self.given
                 .lint
                 .report(Rule::InvalidBaseImagePlatform, ranges, &text);
