@@ -149,7 +149,8 @@ impl Control for ControlService {
             std::task::Poll::Ready(None)
         }));
         let (outbound, messages) = mpsc::channel(TUNNEL_QUEUE);
-        let channel = tunnel::channel(inbound, outbound);
+        let channel = tunnel::channel(inbound, outbound).await;
+        let channel = channel.map_err(|error| Status::unavailable(format!("open a session: {error}")))?;
         let sessions = self.runner.sessions.clone();
         let closing = self.runner.closing.clone();
         let guard = stop.clone().drop_guard();

@@ -142,11 +142,8 @@ impl Drop for Closed<'_> {
 async fn watch(channel: Channel) {
     let mut client = HealthClient::new(channel);
     let (mut failures, mut timeout) = (0, HEALTH_TIMEOUT);
-    // Asked at once: a client that is never spoken to complains.
-    let mut pause = Duration::ZERO;
     while failures < HEALTH_FAILURES {
-        tokio::time::sleep(pause).await;
-        pause = HEALTH_EVERY;
+        tokio::time::sleep(HEALTH_EVERY).await;
         let began = Instant::now();
         let asked = client.check(HealthCheckRequest::default());
         match tokio::time::timeout(timeout, asked).await {

@@ -23,8 +23,12 @@ const MAX_FRAME: u32 = 1 << 20;
 /// How long a peer may take to answer the first greeting.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
-/// A channel to the services at the other end of two streams of bytes.
-pub fn channel<S>(inbound: S, outbound: mpsc::Sender<Bytes>) -> Channel
+/// A channel to the services at the other end of two streams of bytes. Its greeting is sent at once: Go clients take what
+/// arrives while they close a session for frames, and complain of a protocol error, so that as little as possible should.
+///
+/// # Errors
+/// The streams broke, or the greeting could not be sent in time.
+pub async fn channel<S>(inbound: S, outbound: mpsc::Sender<Bytes>) -> Result<Channel, tonic::transport::Error>
 where
     S: Stream<Item = io::Result<Bytes>> + Send + 'static,
 {
@@ -41,5 +45,6 @@ where
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .connect_timeout(HANDSHAKE)
-        .connect_with_connector_lazy(connector)
+        .connect_with_connector(connector)
+        .await
 }

@@ -24,7 +24,11 @@ struct Ends {
     _received: tempfile::TempDir,
 }
 
-fn ends(options: LocalOptions, places: BTreeMap<usize, Place>, stores: BTreeMap<String, Store>) -> Ends {
+async fn ends(
+    options: LocalOptions,
+    places: BTreeMap<usize, Place>,
+    stores: BTreeMap<String, Store>,
+) -> Ends {
     let local = Arc::new(LocalCaller::new(SessionId::new("s"), options));
     let provider = Arc::new(Provider::new(local, places, stores));
     let (to_client, at_client) = mpsc::channel::<Bytes>(16);
@@ -35,7 +39,10 @@ fn ends(options: LocalOptions, places: BTreeMap<usize, Place>, stores: BTreeMap<
         let inbound = ReceiverStream::new(at_client).map(Ok);
         serving.serve(inbound, to_daemon, stop).await
     });
-    let channel = session::tunnel::channel(ReceiverStream::new(at_daemon).map(Ok), to_client);
+    let inbound = ReceiverStream::new(at_daemon).map(Ok);
+    let channel = session::tunnel::channel(inbound, to_client)
+        .await
+        .expect("greeted");
     let folder = tempfile::tempdir().expect("a folder");
     let received = Arc::new(Received::open(folder.path()).expect("opened"));
     let attachment = Attachment {
@@ -51,12 +58,12 @@ fn ends(options: LocalOptions, places: BTreeMap<usize, Place>, stores: BTreeMap<
     }
 }
 
-fn context(dir: &Path) -> Ends {
+async fn context(dir: &Path) -> Ends {
     let options = LocalOptions {
         dirs: BTreeMap::from([("context".to_owned(), dir.to_owned())]),
         ..LocalOptions::default()
     };
-    ends(options, BTreeMap::new(), BTreeMap::new())
+    ends(options, BTreeMap::new(), BTreeMap::new()).await
 }
 
 /// Receives, and counts the bytes of all packets.
@@ -107,7 +114,7 @@ async fn a_context_arrives_as_it_is_and_then_only_what_changed() {
     std::fs::write(at("empty"), "").expect("written");
     std::fs::hard_link(at("a.txt"), at("z-link")).expect("linked");
     symlink("../a.txt", at("a/up")).expect("linked");
-    let ends = context(dir.path());
+    let ends = context(dir.path()).await;
     let (first, bytes) = receive(&ends, &asked("context")).await;
     assert_eq!(listing(&first.path), listing(dir.path()));
     assert!(bytes > 3_000_000);
@@ -134,7 +141,7 @@ async fn only_what_is_wanted_leaves_the_client() {
         std::fs::write(path, "text").expect("written");
     }
     symlink("docs/x.md", dir.path().join("link")).expect("linked");
-    let ends = context(dir.path());
+    let ends = context(dir.path()).await;
     let names = |dir: LocalDir| -> Vec<String> {
         let names = listing(&dir.path);
         names
@@ -212,7 +219,7 @@ async fn secrets_uploads_and_agents_are_answered_once_named() {
             raw: true,
         },
     );
-    let ends = ends(options, BTreeMap::new(), BTreeMap::new());
+    let ends = ends(options, BTreeMap::new(), BTreeMap::new()).await;
     let caller = &ends.caller;
     let token = caller.secret("token").await.expect("answered").expect("offered");
     assert_eq!(token.expose(), b"hunter2");
@@ -283,7 +290,7 @@ async fn results_arrive_in_their_places() {
             },
         ),
     ]);
-    let ends = ends(LocalOptions::default(), places, BTreeMap::new());
+    let ends = ends(LocalOptions::default(), places, BTreeMap::new()).await;
     let mut send = ends.caller.send_file(0).await.expect("begun").expect("a client");
     let data = vec![42u8; 5_000_000];
     let expected = data.clone();
@@ -337,7 +344,8 @@ async fn a_mirrored_directory_holds_nothing_but_the_result() {
         LocalOptions::default(),
         BTreeMap::from([(0, place)]),
         BTreeMap::new(),
-    );
+    )
+    .await;
     let sent = ends.caller.send_dir(0, result.path(), Arc::new(|_| {})).await;
     assert!(sent.expect("sent"));
     ends.provider.settle().await.expect("in place");
@@ -360,7 +368,7 @@ async fn blobs_are_read_and_written_by_digest() {
         ("export".to_owned(), store(true)),
         ("oci:base".to_owned(), store(false)),
     ]);
-    let ends = ends(LocalOptions::default(), BTreeMap::new(), stores);
+    let ends = ends(LocalOptions::default(), BTreeMap::new(), stores).await;
     let caller = &ends.caller;
     let bytes: Vec<u8> = (0..3_000_000u32).map(|number| (number % 251) as u8).collect();
     let digest = oci::Digest::of(&bytes);
