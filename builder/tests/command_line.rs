@@ -45,6 +45,8 @@ fn help_names_every_flag_people_know_from_buildx() {
         "--iidfile",
         "--metadata-file",
         "--explain",
+        "--call",
+        "--check",
         "--oci-runtime",
     ] {
         assert!(help.contains(flag), "{flag} is not in --help:\n{help}");
@@ -57,7 +59,7 @@ fn what_is_not_there_yet_is_refused_by_name() {
         "--cache-to=type=inline",
         "--cache-from=x",
         "--sbom=true",
-        "--call=check",
+        "--policy=x",
     ] {
         let output = builder(&["build", flag, "."]);
         assert_ne!(output.status.code(), Some(0), "{flag} was accepted");

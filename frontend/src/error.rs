@@ -59,9 +59,11 @@ pub enum ErrorKind {
         target: String,
     },
     /// A base image that cannot be had.
-    #[error("cannot resolve image {reference}")]
+    #[error("{written}: failed to resolve source metadata for {reference}")]
     Image {
         /// Its name, as written.
+        written: String,
+        /// What it means.
         reference: String,
         /// Why.
         source: GatewayError,

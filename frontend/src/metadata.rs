@@ -157,7 +157,8 @@ async fn answer(
             Err(source) => {
                 let hint = suggest::hint(&written, names.iter().map(String::as_str).chain(COMMON_IMAGES));
                 Err(Error::from(ErrorKind::Image {
-                    reference: written,
+                    written,
+                    reference: request.reference,
                     source,
                 })
                 .at(&ranges)

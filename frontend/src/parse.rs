@@ -42,6 +42,9 @@ pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
             bytes.len()
         )));
     }
+    if bytes.is_empty() {
+        return Err(Error::invalid("the Dockerfile cannot be empty"));
+    }
     let file = lines::split(bytes)?;
     if file.lines.len() > MAX_INSTRUCTIONS {
         let found = file.lines.len();

@@ -9,7 +9,10 @@
 //! | everything else | a path or a name |
 
 use llb::state::{GitSource, GitSsh};
+use oci::Digest;
 
+use crate::error::Error;
+use crate::lower::format::quote;
 use crate::lower::path;
 use crate::options::go_bool;
 
@@ -73,17 +76,15 @@ impl GitRef {
         let (mut tag, mut branch) = (None, None);
         for (number, (key, value)) in query.iter().enumerate() {
             if query[..number].iter().any(|(earlier, _)| earlier == key) {
-                return Err(format!("query {key:?} is given twice"));
+                return Err(format!("query {} has multiple values", quote(key)));
             }
             let is_flag = matches!(key.as_str(), "submodules" | "keep-git-dir" | "fetch-by-commit");
             if value.is_empty() && !is_flag {
-                return Err(format!("query {key:?} has no value"));
+                return Err(format!("query {} has no value", quote(key)));
             }
             let flag = || match value.as_str() {
                 "" => Ok(true),
-                value => {
-                    go_bool(value).ok_or_else(|| format!("query {key:?} is {value:?}, not true or false"))
-                }
+                value => go_bool(value).ok_or_else(|| format!("invalid {key} value: {}", quote(value))),
             };
             match key.as_str() {
                 "ref" => same_or_new(&mut self.reference, value, "ref")?,
@@ -95,12 +96,17 @@ impl GitRef {
                 "submodules" => self.submodules = Some(flag()?),
                 "fetch-by-commit" => self.fetch_by_commit = flag()?,
                 "mtime" if matches!(value.as_str(), "checkout" | "commit") => self.mtime = value.clone(),
-                "mtime" => return Err(format!("mtime is {value:?}, not checkout or commit")),
-                _ => return Err(format!("unknown query {key:?}")),
+                "mtime" => {
+                    let value = quote(value);
+                    return Err(format!(
+                        "invalid mtime value: {value} (must be \"checkout\" or \"commit\")"
+                    ));
+                }
+                _ => return Err(format!("unexpected query {}", quote(key))),
             }
         }
         if tag.is_some() && branch.is_some() {
-            return Err("both a tag and a branch are given".to_owned());
+            return Err("branch conflicts with tag".to_owned());
         }
         match tag.or(branch) {
             Some(name) => same_or_new(&mut self.reference, &name, "ref"),
@@ -130,6 +136,20 @@ impl GitRef {
     }
 }
 
+/// Whether a text is a digest, with the words of the peer's library where not.
+pub(crate) fn check_digest(text: &str) -> Result<(), Error> {
+    let (algorithm, hex) = text.split_once(':').unwrap_or_default();
+    let is_hex = !hex.is_empty() && hex.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    Digest::parse(text).map(|_| ()).map_err(|_| {
+        Error::invalid(match algorithm {
+            "sha256" if is_hex && hex.len() != 64 => "invalid checksum digest length",
+            "sha256" | "" => "invalid checksum digest format",
+            _ if !is_hex => "invalid checksum digest format",
+            _ => "unsupported digest algorithm",
+        })
+    })
+}
+
 /// Whether the text is an address of a file, not of a repository.
 pub(crate) fn is_http(text: &str) -> bool {
     (text.starts_with("http://") || text.starts_with("https://")) && !is_git(text)
@@ -151,7 +171,7 @@ pub(crate) fn http_filename(url: &str) -> String {
 
 fn same_or_new(known: &mut String, value: &str, what: &str) -> Result<(), String> {
     if !known.is_empty() && known != value {
-        return Err(format!("two values for {what}: {known:?} and {value:?}"));
+        return Err(format!("{what} conflicts: {} vs {}", quote(known), quote(value)));
     }
     value.clone_into(known);
     Ok(())
@@ -300,11 +320,11 @@ mod tests {
             assert_eq!(git(text), expected, "{text}");
         }
         for (text, expected) in [
-            ("https://h/r.git?x=y", "unknown query"),
-            ("https://h/r.git?tag=a&branch=b", "both a tag"),
+            ("https://h/r.git?x=y", "unexpected query \"x\""),
+            ("https://h/r.git?tag=a&branch=b", "branch conflicts with tag"),
             ("https://h/r.git?ref=", "no value"),
-            ("https://h/r.git?ref=a#b", "two values"),
-            ("https://h/r.git?mtime=now", "not checkout or commit"),
+            ("https://h/r.git?ref=a#b", "ref conflicts"),
+            ("https://h/r.git?mtime=now", "invalid mtime value"),
         ] {
             let error = GitRef::parse(text).expect_err(text);
             assert!(error.contains(expected), "{error}");

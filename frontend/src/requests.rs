@@ -208,7 +208,7 @@ async fn lint(gateway: &dyn Gateway, options: &Options, entry: &Entry) -> Result
     let (outcome, findings) = run(gateway, options, entry, Mode::Lint).await;
     // What the world does not answer is a finding too, as with BuildKit.
     let error = outcome.err().map(|error| BuildError {
-        message: error.to_string(),
+        message: with_causes(&error),
         location: Location::of(&merged(&error.ranges)),
     });
     let mut text = String::new();
@@ -243,6 +243,21 @@ async fn lint(gateway: &dyn Gateway, options: &Options, entry: &Entry) -> Result
     let mut report = Report::new(&results, text);
     report.status = Some(u8::from(!is_clean));
     Ok(report)
+}
+
+/// An error and what caused it, in one line.
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let more = error.to_string();
+        // Some errors show what caused them themselves.
+        if !text.ends_with(&more) {
+            text.push_str(&format!(": {more}"));
+        }
+        cause = error.source();
+    }
+    text
 }
 
 /// Lines that are named by several ranges, once; in order.

@@ -173,7 +173,7 @@ impl Planner<'_> {
         self.args.report_undefined(&base, &stage.ranges, &lint);
         if base.text.is_empty() {
             return Err(Error::invalid(format!(
-                "the base image {:?} is blank",
+                "base name ({}) should not be blank",
                 stage.base
             )));
         }
@@ -289,7 +289,7 @@ impl Planner<'_> {
         match from.parse::<i64>() {
             Ok(number) => match usize::try_from(number) {
                 Ok(number) if number < self.nodes.len() => Ok(number),
-                _ => Err(Error::invalid(format!("there is no stage number {number}"))),
+                _ => Err(Error::invalid(format!("invalid stage index {number}"))),
             },
             Err(_) => Ok(self
                 .named_stage(from)
@@ -328,13 +328,13 @@ impl Planner<'_> {
         };
         let mut members: Vec<usize> = cycle.iter().map(|index| graph[*index]).collect();
         members.sort_unstable();
-        let names: Vec<&str> = members.iter().map(|at| self.nodes[*at].name.as_str()).collect();
+        let first = &self.nodes[members[0]].name;
         let commands = members.iter().flat_map(|at| &self.nodes[*at].commands);
         let inside = commands.filter(|command| command.sources.iter().any(|source| members.contains(source)));
         let ranges: Vec<Range> = inside
             .flat_map(|command| command.instruction.ranges.clone())
             .collect();
-        Err(Error::invalid(format!("stages need each other: {}", names.join(", "))).at(&ranges))
+        Err(Error::invalid(format!("circular dependency detected on stage: {first}")).at(&ranges))
     }
 
     fn reachable(&self, target: usize) -> BTreeSet<usize> {

@@ -1,18 +1,16 @@
 //! Did you mean: the nearest of a few names.
 
+/// How far a name may be from what was written, as with BuildKit.
+const MAX_DISTANCE: usize = 2;
+
 /// The name nearest to what was written, if one is near enough to be meant.
 pub(crate) fn nearest<'a>(written: &str, names: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let limit = match written.chars().count() {
-        0..=2 => 1,
-        3..=5 => 2,
-        _ => 3,
-    };
     let lower = written.to_lowercase();
     let near = names
         .into_iter()
         .filter(|name| !name.is_empty() && *name != written);
     let near = near.map(|name| (distance(&lower, &name.to_lowercase()), name));
-    near.filter(|(distance, name)| *distance <= limit && *distance < name.chars().count())
+    near.filter(|(distance, _)| *distance <= MAX_DISTANCE)
         .min()
         .map(|(_, name)| name)
 }

@@ -19,6 +19,8 @@ mod glob;
 
 use std::collections::BTreeSet;
 
+use crate::lower::format::quote;
+
 /// How many bytes an expansion may have.
 const MAX_BYTES: usize = 1 << 20;
 /// How deep `${a:-${b:-…}}` may go.
@@ -82,7 +84,7 @@ impl Lex {
         };
         let (text_out, words) = word
             .until(None, self.raw_escapes)
-            .map_err(|reason| format!("cannot expand {text:?}: {reason}"))?;
+            .map_err(|reason| format!("failed to process {}: {reason}", quote(text)))?;
         Ok(Expansion {
             text: text_out,
             words,
@@ -189,7 +191,9 @@ impl Word<'_> {
         }
         self.raw_escapes = before;
         match stop {
-            Some(stop) if !is_stopped => Err(format!("it ends before {stop:?}")),
+            Some(stop) if !is_stopped => Err(format!(
+                "unexpected end of statement while looking for matching {stop}"
+            )),
             _ => Ok((text, words.finish())),
         }
     }
@@ -199,7 +203,11 @@ impl Word<'_> {
         self.quote_char(&mut out);
         loop {
             match self.peek() {
-                None => return Err("a single quote is not closed".to_owned()),
+                None => {
+                    return Err(
+                        "unexpected end of statement while looking for matching single-quote".to_owned(),
+                    );
+                }
                 Some('\'') => {
                     self.quote_char(&mut out);
                     return Ok(out);
@@ -217,7 +225,11 @@ impl Word<'_> {
         self.quote_char(&mut out);
         loop {
             match self.peek() {
-                None => return Err("a double quote is not closed".to_owned()),
+                None => {
+                    return Err(
+                        "unexpected end of statement while looking for matching double-quote".to_owned(),
+                    );
+                }
                 Some('"') => {
                     self.quote_char(&mut out);
                     return Ok(out);
@@ -291,8 +303,8 @@ impl Word<'_> {
         }
         self.next();
         match self.peek() {
-            None => return Err("'}' is missing".to_owned()),
-            Some('{' | '}' | ':') => return Err("bad substitution".to_owned()),
+            None => return Err("syntax error: missing '}'".to_owned()),
+            Some('{' | '}' | ':') => return Err("syntax error: bad substitution".to_owned()),
             Some(_) => {}
         }
         let name = self.name();
@@ -317,8 +329,9 @@ impl Word<'_> {
         modifier: Option<char>,
     ) -> Result<String, String> {
         let colon = if empty_is_unset { ":" } else { "" };
-        let modifier = modifier.ok_or("'}' is missing")?;
-        let unsupported = || format!("unsupported modifier {colon}{modifier}");
+        // Differs: BuildKit shows what stands for the end of the text as if it were a modifier.
+        let modifier = modifier.ok_or("syntax error: missing '}'")?;
+        let unsupported = || format!("unsupported modifier ({colon}{modifier}) in substitution");
         let is_pattern = matches!(modifier, '#' | '%');
         if !matches!(modifier, '+' | '-' | '?' | '#' | '%') || (is_pattern && empty_is_unset) {
             return Err(unsupported());
@@ -338,8 +351,8 @@ impl Word<'_> {
             '+' => Ok(filled.map_or_else(String::new, |_| word)),
             '?' => filled.ok_or_else(|| match (word.is_empty(), value.is_some()) {
                 (false, _) => format!("{name}: {word}"),
-                (true, true) => format!("{name} must not be empty"),
-                (true, false) => format!("{name} must be set"),
+                (true, true) => format!("{name}: is not allowed to be empty"),
+                (true, false) => format!("{name}: is not allowed to be unset"),
             }),
             _ => {
                 let (pattern, is_greedy) = match word.strip_prefix(modifier) {
@@ -363,7 +376,7 @@ impl Word<'_> {
         }
         let (pattern, _) = self
             .until(Some('/'), true)
-            .map_err(|error| self.or_missing(error, "'/'"))?;
+            .map_err(|error| self.or_missing(error, "'/' in ${}"))?;
         let (replacement, _) = self
             .until(Some('}'), true)
             .map_err(|error| self.or_missing(error, "'}'"))?;
@@ -375,7 +388,7 @@ impl Word<'_> {
 
     fn or_missing(&self, error: String, what: &str) -> String {
         if self.peek().is_none() {
-            format!("{what} is missing")
+            format!("syntax error: missing {what}")
         } else {
             error
         }
@@ -484,15 +497,15 @@ mod tests {
     #[test]
     fn mistakes_are_named() {
         for (text, expected) in [
-            ("'a", "single quote"),
-            ("\"a", "double quote"),
-            ("${A", "'}' is missing"),
-            ("${}", "bad substitution"),
-            ("${A:#x}", "unsupported modifier :#"),
-            ("${A!x}", "unsupported modifier !"),
+            ("'a", "single-quote"),
+            ("\"a", "double-quote"),
+            ("${A", "missing '}'"),
+            ("${}", "syntax error: bad substitution"),
+            ("${A:#x}", "unsupported modifier (:#)"),
+            ("${A!x}", "unsupported modifier (!)"),
             ("${NOPE:?is needed}", "NOPE: is needed"),
-            ("${NOPE?}", "NOPE must be set"),
-            ("${A/x", "'/' is missing"),
+            ("${NOPE?}", "NOPE: is not allowed to be unset"),
+            ("${A/x", "missing '/' in ${}"),
             ("${A#\\q}", "invalid escape"),
         ] {
             let error = Lex::new('\\').expand(text, VARIABLES).expect_err(text);

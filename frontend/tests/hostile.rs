@@ -72,7 +72,17 @@ async fn hostile_dockerfiles_are_refused() {
             format!("FROM scratch\n# {}\n", "x".repeat(70_000)),
             "limit is 65536",
         ),
-        ("empty", String::new(), "no instructions"),
+        ("empty", String::new(), "cannot be empty"),
+        (
+            "an agent at a place with a NUL",
+            "FROM scratch\nRUN --mount=type=ssh,target=/a\0b x\n".into(),
+            "NUL character",
+        ),
+        (
+            "a secret at a place with a NUL",
+            "FROM scratch\nRUN --mount=type=secret,id=a,target=/a\0b x\n".into(),
+            "NUL character",
+        ),
         (
             "a group above the limit",
             "FROM scratch\nCOPY --chown=1:4294967295 a /b\n".into(),

@@ -43,7 +43,9 @@ pub(super) struct Build {
     pub(super) containers: Containers,
     policy: OnceLock<Arc<Policy>>,
     refs: Mutex<HashMap<String, Arc<LazyRef>>>,
-    returned: Mutex<Option<oneshot::Sender<Result<Solved, Failure>>>>,
+    /// Made with the build: a client's frontend may be done before the build has begun to wait for it.
+    returning: Mutex<Option<oneshot::Sender<Result<Solved, Failure>>>>,
+    returned: Mutex<Option<oneshot::Receiver<Result<Solved, Failure>>>>,
 }
 
 impl Build {
@@ -54,6 +56,7 @@ impl Build {
         log: Arc<EventLog>,
         inputs: BTreeMap<String, llb::proto::Definition>,
     ) -> Build {
+        let (returning, returned) = oneshot::channel();
         Build {
             id,
             job,
@@ -64,7 +67,8 @@ impl Build {
             containers: Containers::default(),
             policy: OnceLock::new(),
             refs: Mutex::default(),
-            returned: Mutex::default(),
+            returning: Mutex::new(Some(returning)),
+            returned: Mutex::new(Some(returned)),
         }
     }
 
@@ -79,16 +83,18 @@ impl Build {
         let _ = self.policy.set(Arc::new(policy));
     }
 
-    /// What the client's own frontend will answer.
-    pub(super) fn expect_return(&self) -> oneshot::Receiver<Result<Solved, Failure>> {
-        let (sender, receiver) = oneshot::channel();
-        *self.returned.lock() = Some(sender);
-        receiver
+    /// What the client's own frontend answers, when it does; asked for once.
+    pub(super) async fn returned(&self) -> Result<Solved, Failure> {
+        let returned = self.returned.lock().take();
+        match returned {
+            Some(returned) => returned.await.unwrap_or_else(|_| Err(Failure::canceled())),
+            None => Err(Failure::canceled()),
+        }
     }
 
     /// Takes the answer of the client's frontend.
     pub(super) fn take_return(&self, answer: Result<Solved, Failure>) -> Result<(), Failure> {
-        let Some(sender) = self.returned.lock().take() else {
+        let Some(sender) = self.returning.lock().take() else {
             return Err(Failure::new(
                 Code::FailedPrecondition,
                 "the build has its result already",

@@ -98,13 +98,6 @@ impl From<BuildError> for Failure {
             BuildError::NotAllowed { entitlement, .. } => {
                 format!("failed to load LLB: {entitlement} is not allowed")
             }
-            BuildError::Frontend(wrong) => match wrong.kind.as_ref() {
-                frontend::ErrorKind::Image { reference, source } => {
-                    let why = with_causes(source);
-                    format!("{reference}: failed to resolve source metadata for {reference}: {why}")
-                }
-                _ => with_causes(&error),
-            },
             error => with_causes(error),
         };
         let hint = error.hint();

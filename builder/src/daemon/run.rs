@@ -202,10 +202,7 @@ impl Runner {
         allowed: Entitlements,
     ) -> Result<Solved, Failure> {
         match (request.frontend.as_str(), &request.definition) {
-            ("", None) => {
-                let returned = build.expect_return().await;
-                returned.unwrap_or_else(|_| Err(Failure::canceled()))
-            }
+            ("", None) => build.returned().await,
             ("", Some(definition)) => self
                 .definition(build, definition.clone(), allowed)
                 .await

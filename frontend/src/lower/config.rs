@@ -271,7 +271,7 @@ impl Stage {
     ) -> Result<(), Error> {
         let signal = self.expand(scope, instruction, signal)?;
         if !signal::is_known(&signal) {
-            return Err(Error::invalid(format!("there is no signal {signal:?}")));
+            return Err(Error::invalid(format!("invalid signal: {signal}")));
         }
         self.image.config.stop_signal.clone_from(&signal);
         self.commit(scope, format!("STOPSIGNAL {signal}"), false)

@@ -8,8 +8,9 @@ use oci::Digest;
 use crate::error::Error;
 use crate::lower::mode::{self, Mode};
 use crate::lower::stage::{Scope, Stage};
-use crate::lower::{check_ignored, names, path};
+use crate::lower::{check_ignored, format, names, path};
 use crate::parse::ast::{Add, Content, Copy, Instruction, Sources};
+use crate::remote::check_digest;
 use crate::remote::{self, GitRef};
 use crate::words::Lex;
 
@@ -236,12 +237,10 @@ impl Request {
             return Ok(());
         }
         let [source] = self.sources.paths.as_slice() else {
-            return Err(Error::invalid("--checksum is for one source only"));
+            return Err(Error::invalid("checksum can't be specified for multiple sources"));
         };
         if !remote::is_http(source) && !remote::is_git(source) {
-            return Err(Error::invalid(format!(
-                "--checksum is for http and git sources, not {source:?}"
-            )));
+            return Err(Error::invalid("checksum requires HTTP(S) or Git sources"));
         }
         Ok(())
     }
@@ -289,7 +288,11 @@ impl Request {
         }
         if !self.checksum.is_empty() {
             if !source.checksum.is_empty() && source.checksum != self.checksum {
-                return Err(Error::invalid("--checksum and the address contradict each other"));
+                return Err(Error::invalid(format!(
+                    "checksum mismatch {} != {}",
+                    format::quote(&self.checksum),
+                    format::quote(&source.checksum)
+                )));
             }
             source.checksum.clone_from(&self.checksum);
         }
@@ -307,7 +310,7 @@ impl Request {
             );
         }
         if !self.checksum.is_empty() {
-            Digest::parse(&self.checksum).map_err(|error| Error::invalid(format!("--checksum: {error}")))?;
+            check_digest(&self.checksum)?;
         }
         let filename = remote::http_filename(url);
         let source = HttpSource {

@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use crate::lower::format::quote;
+
 /// What an EXPOSE word says.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Ports {
@@ -24,7 +26,7 @@ pub(crate) fn parse(word: &str) -> Result<Ports, String> {
     };
     let (range, protocol) = container.split_once('/').unwrap_or((container, ""));
     if range.is_empty() {
-        return Err(format!("invalid port {word:?}: no port given"));
+        return Err(format!("invalid port: {}: no port specified", quote(word)));
     }
     let lower = if protocol.is_empty() {
         "tcp".to_owned()
@@ -32,22 +34,25 @@ pub(crate) fn parse(word: &str) -> Result<Ports, String> {
         protocol.to_lowercase()
     };
     if !matches!(lower.as_str(), "tcp" | "udp" | "sctp") {
-        return Err(format!("invalid port {word:?}: unknown protocol {protocol:?}"));
+        return Err(format!(
+            "invalid port: {}: invalid proto: {protocol}",
+            quote(word)
+        ));
     }
     let address = ip
         .strip_prefix('[')
         .and_then(|ip| ip.strip_suffix(']'))
         .unwrap_or(&ip);
     if !ip.is_empty() && address.parse::<IpAddr>().is_err() {
-        return Err(format!("invalid IP address {ip:?} in {word:?}"));
+        return Err(format!("invalid IP address: {address}"));
     }
-    let (start, end) =
-        self::range(range).map_err(|reason| format!("invalid container port {range:?}: {reason}"))?;
+    let (start, end) = self::range(range).ok_or_else(|| format!("invalid containerPort: {range}"))?;
     if !host.is_empty() {
-        let (from, to) =
-            self::range(host).map_err(|reason| format!("invalid host port {host:?}: {reason}"))?;
+        let (from, to) = self::range(host).ok_or_else(|| format!("invalid hostPort: {host}"))?;
         if end - start != to - from && end != start {
-            return Err(format!("port ranges {range} and {host} differ in length"));
+            return Err(format!(
+                "invalid ranges specified for container and host Ports: {range} and {host}"
+            ));
         }
     }
     Ok(Ports {
@@ -57,19 +62,10 @@ pub(crate) fn parse(word: &str) -> Result<Ports, String> {
     })
 }
 
-fn range(text: &str) -> Result<(u16, u16), String> {
+fn range(text: &str) -> Option<(u16, u16)> {
     let (start, end) = text.split_once('-').unwrap_or((text, text));
-    let (start, end) = (number(start)?, number(end)?);
-    if end < start {
-        Err("the range ends before it starts".to_owned())
-    } else {
-        Ok((start, end))
-    }
-}
-
-fn number(text: &str) -> Result<u16, String> {
-    text.parse()
-        .map_err(|_| format!("{text:?} is no number from 0 to 65535"))
+    let (start, end): (u16, u16) = (start.parse().ok()?, end.parse().ok()?);
+    (start <= end).then_some((start, end))
 }
 
 #[cfg(test)]
@@ -85,13 +81,13 @@ mod tests {
             ("8080:80", Ok(vec!["80/tcp"])),
             ("[::1]:1:2", Ok(vec!["2/tcp"])),
             ("127.0.0.1::2", Ok(vec!["2/tcp"])),
-            ("", Err("no port")),
-            ("http", Err("no number")),
-            ("90-80", Err("ends before")),
-            ("1/icmp", Err("unknown protocol")),
+            ("", Err("no port specified")),
+            ("http", Err("invalid containerPort: http")),
+            ("90-80", Err("invalid containerPort: 90-80")),
+            ("1/icmp", Err("invalid proto: icmp")),
             ("x:1:2", Err("invalid IP")),
-            ("1-2:3-9", Err("differ in length")),
-            ("70000", Err("no number")),
+            ("1-2:3-9", Err("invalid ranges specified")),
+            ("70000", Err("invalid containerPort")),
         ] {
             match (parse(word), expected) {
                 (Ok(ports), Ok(expected)) => assert_eq!(ports.exposed, expected),

@@ -36,9 +36,12 @@ impl Stage {
 
         let meta = &spec.meta;
         let texts = || meta.args.iter().chain(&meta.env).chain([&meta.cwd, &meta.user]);
-        if texts().any(|text| text.contains('\0')) {
+        let places = spec.mounts.iter().map(|mount| &mount.dest);
+        let places = places.chain(spec.secrets.iter().map(|(dest, _)| dest));
+        let mut places = places.chain(spec.ssh.iter().map(|(dest, _)| dest));
+        if texts().any(|text| text.contains('\0')) || places.any(|place| place.contains('\0')) {
             return Err(Error::invalid(
-                "a command, variable, folder or user with a NUL character cannot be run",
+                "a command, variable, folder, user or mount with a NUL character cannot be run",
             ));
         }
         scope.budget.take(texts().map(String::len).sum())?;

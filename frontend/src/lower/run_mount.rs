@@ -145,7 +145,7 @@ fn owned_cache(mount: &Mount, base: &State) -> State {
 /// Nothing is mounted over the root file system.
 fn not_root(target: &str) -> Result<(), Error> {
     if path::rooted(target) == "/" {
-        return Err(Error::invalid("a mount cannot be at /"));
+        return Err(Error::invalid("invalid mount target \"/\""));
     }
     Ok(())
 }

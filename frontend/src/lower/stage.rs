@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::lint::{Lint, Rule};
 use crate::lower::env::{self, Env};
 use crate::lower::outline::Capture;
-use crate::lower::{Budget, DEFAULT_PATH, HISTORY_COMMENT, Paths, names};
+use crate::lower::{Budget, DEFAULT_PATH, HISTORY_COMMENT, Paths, format, names};
 use crate::named::PendingLocal;
 use crate::parse::ast::{Arg, Instruction, Kind};
 use crate::stages::{Command, Given, GlobalArgs, Node, Root};
@@ -92,8 +92,9 @@ impl<'a> Scope<'a> {
                 &wanted.name
             };
             Error::invalid(format!(
-                "stage {:?} cannot be used in {:?}: it comes later",
-                wanted, own.name
+                "cannot copy from stage {}, it needs to be defined before current stage {}",
+                format::quote(wanted),
+                format::quote(&own.name)
             ))
         })
     }

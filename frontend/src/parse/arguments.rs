@@ -300,7 +300,7 @@ pub(super) fn pairs(rest: &str, escape: char, keyword: &str) -> Result<Vec<Pair>
         }]);
     }
     let one = |word: &String| match word.split_once('=') {
-        Some(("", _)) => Err(format!("names of {keyword} cannot be blank")),
+        Some(("", _)) => Err(format!("{keyword} names can not be blank")),
         Some((key, value)) => Ok(Pair {
             key: key.to_owned(),
             value: value.to_owned(),

@@ -32,7 +32,7 @@ impl Flags {
                 let near = suggest::nearest(bare, known.iter().map(|(name, _)| *name));
                 return Err(Error::invalid(format!("unknown flag: {name}")).suggesting(near));
             };
-            let missing = || Error::invalid(format!("missing a value on flag: {bare}"));
+            let missing = || Error::invalid(format!("missing a value on flag: --{bare}"));
             let value = match (takes, value) {
                 (Takes::Bool, None) => "true".to_owned(),
                 (_, None) | (Takes::Bool, Some("")) => return Err(missing()),
@@ -40,7 +40,7 @@ impl Flags {
                     lower @ ("true" | "false") => lower.to_owned(),
                     _ => {
                         return Err(Error::invalid(format!(
-                            "expecting boolean value for flag {bare}, not: {value}"
+                            "expecting boolean value for flag --{bare}, not: {value}"
                         )));
                     }
                 },
@@ -48,7 +48,7 @@ impl Flags {
             };
             let values = found.entry(bare.to_owned()).or_default();
             if !values.is_empty() && *takes != Takes::Texts {
-                return Err(Error::invalid(format!("duplicate flag specified: {bare}")));
+                return Err(Error::invalid(format!("duplicate flag specified: --{bare}")));
             }
             values.push(value);
         }

@@ -484,11 +484,13 @@ impl Request<'_> {
     fn from(&self, lint: &Lint) -> Result<Stage, Error> {
         let words = arguments::plain_words(&self.split.rest);
         let ranges = self.line.ranges();
-        if let [_, as_word, name] = words.as_slice() {
-            if *name != name.to_lowercase() {
-                let text = format!("Stage name '{name}' should be lowercase");
-                lint.report(Rule::StageNameCasing, &ranges, &text);
-            }
+        if let [_, _, name] = words.as_slice()
+            && *name != name.to_lowercase()
+        {
+            let text = format!("Stage name '{name}' should be lowercase");
+            lint.report(Rule::StageNameCasing, &ranges, &text);
+        }
+        if let [_, as_word, _, ..] = words.as_slice() {
             let keyword = &self.split.keyword;
             let differs = (keyword.to_lowercase() == *keyword && as_word.to_lowercase() != *as_word)
                 || (keyword.to_uppercase() == *keyword && as_word.to_uppercase() != *as_word);

@@ -1,8 +1,11 @@
 //! Times and sizes as Go writes them: `1m30s`, `64m`.
 
+use crate::lower::format::quote;
+
 /// A time in nanoseconds.
 pub(super) fn duration(text: &str) -> Result<i64, String> {
-    let invalid = || format!("time: invalid duration {text:?}");
+    let quoted = quote(text);
+    let invalid = || format!("time: invalid duration {quoted}");
     let (sign, mut rest) = match text.as_bytes().first() {
         Some(b'-') => (-1.0, &text[1..]),
         Some(b'+') => (1.0, &text[1..]),
@@ -18,9 +21,12 @@ pub(super) fn duration(text: &str) -> Result<i64, String> {
     while !rest.is_empty() {
         let digits = rest
             .find(|c: char| !c.is_ascii_digit() && c != '.')
-            .ok_or_else(invalid)?;
+            .unwrap_or(rest.len());
         let number: f64 = rest[..digits].parse().map_err(|_| invalid())?;
         rest = &rest[digits..];
+        if rest.is_empty() {
+            return Err(format!("time: missing unit in duration {quoted}"));
+        }
         let unit_end = rest
             .find(|c: char| c.is_ascii_digit() || c == '.')
             .unwrap_or(rest.len());
@@ -31,7 +37,10 @@ pub(super) fn duration(text: &str) -> Result<i64, String> {
             "s" => 1e9,
             "m" => 60e9,
             "h" => 3600e9,
-            _ => return Err(invalid()),
+            unit => {
+                let unit = quote(unit);
+                return Err(format!("time: unknown unit {unit} in duration {quoted}"));
+            }
         };
         total += number * size;
         rest = &rest[unit_end..];

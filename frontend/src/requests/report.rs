@@ -112,7 +112,14 @@ struct Definition {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     metadata: BTreeMap<String, Metadata>,
     #[serde(rename = "Source", skip_serializing_if = "Option::is_none")]
-    source: Option<BTreeMap<&'static str, BTreeMap<String, BTreeMap<String, String>>>>,
+    source: Option<SourceInfo>,
+}
+
+/// Vertices with their lines, of which these have none.
+#[derive(Serialize)]
+struct SourceInfo {
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    locations: BTreeMap<String, Location>,
 }
 
 /// The Dockerfile.
@@ -140,11 +147,12 @@ impl<'a> Source<'a> {
             Definition {
                 def: wire.def.iter().map(|op| base64(op)).collect(),
                 metadata: wire.metadata.into_iter().map(metadata).collect(),
-                // It comes from no file, so that no vertex of it has lines.
+                // It comes from no file.
                 source: wire.source.map(|source| {
                     let vertices = source.locations.into_keys();
-                    let all = vertices.map(|vertex| (vertex, BTreeMap::new()));
-                    BTreeMap::from([("locations", all.collect())])
+                    SourceInfo {
+                        locations: vertices.map(|vertex| (vertex, Location::of(&[]))).collect(),
+                    }
                 }),
             }
         });

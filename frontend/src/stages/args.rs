@@ -197,19 +197,21 @@ impl GlobalArgs {
             );
             lint.report(Rule::RedundantTargetPlatform, &stage.ranges, &text);
         }
-        let names = || self.env.names();
-        let hint = || {
-            found
-                .unmatched
-                .iter()
-                .find_map(|name| suggest::hint(name, names()))
+        let near = || {
+            let unmatched = found.unmatched.iter();
+            unmatched
+                .flat_map(|name| suggest::nearest(name, self.env.names()))
+                .next()
         };
         if found.text.is_empty() {
-            let error = Error::invalid(format!("the platform {:?} is empty", stage.platform));
-            return Err(error.hinting(hint()));
+            let error = format!("empty platform value from expression {}", stage.platform);
+            return Err(Error::invalid(error).suggesting(near()));
         }
-        let platform = Platform::parse(&found.text).map_err(|error| {
-            Error::invalid(format!("--platform={}: {error}", stage.platform)).hinting(hint())
+        let platform = Platform::parse(&found.text).map_err(|_| {
+            let (written, parsed) = (&stage.platform, quote(&found.text));
+            // What the peer's library says of it.
+            let reason = format!("{parsed}: cannot parse platform specifier: invalid argument");
+            Error::invalid(format!("failed to parse platform {written}: {reason}")).suggesting(near())
         })?;
         let is_constant = found.matched.is_empty() && found.unmatched.is_empty();
         if is_constant && !stage.name.contains(&platform.os) && !stage.name.contains(&platform.architecture) {

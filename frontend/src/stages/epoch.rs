@@ -10,7 +10,6 @@
 //! What the steps see, and what the image says, is the number.
 
 use llb::state::{Constraints, HttpSource, State, marshal};
-use oci::Digest;
 
 use super::args::GlobalArgs;
 use crate::error::Error;
@@ -18,7 +17,7 @@ use crate::lower::env::Env;
 use crate::metadata::Question;
 use crate::named;
 use crate::parse::ast::{Add, Kind, Stage};
-use crate::remote::{self, GitRef};
+use crate::remote::{self, GitRef, check_digest};
 use crate::stages::{Given, SCRATCH};
 use crate::words::Lex;
 
@@ -151,7 +150,7 @@ fn added(lex: Lex, add: &Add, env: &Env) -> Result<State, Error> {
     let checksum = expand(lex, &add.checksum, env)?;
     if remote::is_http(&address) {
         if !checksum.is_empty() {
-            Digest::parse(&checksum).map_err(|error| Error::invalid(format!("--checksum: {error}")))?;
+            check_digest(&checksum)?;
         }
         let source = HttpSource {
             filename: remote::http_filename(&address),
