@@ -7,6 +7,8 @@
 //! Patterns are tried in order and the last that applies decides; `!` turns a match off again. `*` and `?` stop at `/`,
 //! `**` does not. A pattern that matches a directory matches all beneath it.
 
+mod go_regex;
+
 use regex::bytes::Regex;
 
 /// Why a pattern cannot be used.
@@ -53,6 +55,8 @@ impl PatternSet {
     ///
     /// # Errors
     /// The first pattern that cannot be used.
+    ///
+    /// Differs: Docker's matcher finds out about some of them only when a path is tried against them.
     pub fn new<S: AsRef<str>>(patterns: &[S]) -> Result<PatternSet, PatternError> {
         let mut set = PatternSet::default();
         for text in patterns {
@@ -66,7 +70,8 @@ impl PatternSet {
                 Some(rest) => (true, rest.to_owned()),
                 None => (false, cleaned),
             };
-            check_syntax(&pattern)?;
+            // As Docker's matcher does; it finds fewer mistakes than one would think.
+            go_match(&pattern, ".")?;
             set.has_exclusions |= exclusion;
             set.matches_all |= !exclusion && matches!(pattern.as_str(), "*" | "**" | "**/*");
             set.patterns.push(Pattern {
@@ -172,9 +177,10 @@ fn clean(path: &str) -> String {
 
 fn compile(pattern: &str) -> Result<How, PatternError> {
     let characters: Vec<char> = pattern.chars().collect();
-    let mut regex = String::from("(?s-u)^");
+    let mut regex = String::from("^");
     let mut kind = Shape::Exact;
     let mut at = 0;
+    // Docker's matcher knows nothing of classes: what stands in brackets is translated as if it stood outside.
     while let Some(&character) = characters.get(at) {
         at += 1;
         match character {
@@ -204,26 +210,24 @@ fn compile(pattern: &str) -> Result<How, PatternError> {
                 kind = Shape::Regex;
             }
             '?' => {
-                // One character, however many bytes it has.
-                regex.push_str("(?u:[^/])");
+                regex.push_str("[^/]");
                 kind = Shape::Regex;
             }
-            '[' => {
-                at = push_class(&characters, at, &mut regex).ok_or_else(|| syntax(pattern))?;
-                kind = Shape::Regex;
-            }
+            // It means to escape `{`, `|` and `}` too, but does not: its set of such characters ends at 63.
+            '.' | '+' | '(' | ')' | '$' => regex.extend(['\\', character]),
             '\\' => {
+                regex.push('\\');
                 if let Some(&escaped) = characters.get(at) {
                     at += 1;
-                    // Docker's matcher hands escapes on to its regular expression: `\d` is a digit, `\é` an error.
-                    match escaped.is_ascii() && !escaped.is_ascii_alphanumeric() {
-                        true => regex.push_str(&regex::escape(escaped.encode_utf8(&mut [0; 4]))),
-                        false => regex.extend(['\\', escaped]),
-                    }
+                    regex.push(escaped);
                     kind = Shape::Regex;
                 }
             }
-            other => regex.push_str(&regex::escape(other.encode_utf8(&mut [0; 4]))),
+            '[' | ']' => {
+                regex.push(character);
+                kind = Shape::Regex;
+            }
+            other => regex.push(other),
         }
     }
     regex.push('$');
@@ -231,7 +235,10 @@ fn compile(pattern: &str) -> Result<How, PatternError> {
         Shape::Exact => How::Exact(pattern.to_owned()),
         Shape::Prefix => How::Prefix(pattern.trim_end_matches('/').trim_end_matches("**").to_owned()),
         Shape::Suffix => How::Suffix(pattern["**".len()..].to_owned()),
-        Shape::Regex => How::Regex(Regex::new(&regex).map_err(|_| syntax(pattern))?),
+        Shape::Regex => {
+            let regex = go_regex::translated(&regex).and_then(|regex| Regex::new(&regex).ok());
+            How::Regex(regex.ok_or_else(|| syntax(pattern))?)
+        }
     })
 }
 
@@ -247,126 +254,132 @@ fn syntax(pattern: &str) -> PatternError {
     PatternError::Syntax(pattern.to_owned())
 }
 
-/// Adds the class that begins after the `[` before `at`; gives where it ends. A class can match `/`, as in Docker's.
-fn push_class(characters: &[char], mut at: usize, regex: &mut String) -> Option<usize> {
-    let (negated, ranges, end) = class(characters, at)?;
-    at = end;
-    regex.push_str("(?u:[");
-    if negated {
-        regex.push('^');
-    }
-    for (low, high) in ranges {
-        for (bound, dash) in [(low, true), (high, false)] {
-            regex.push_str(&format!("\\x{{{:X}}}", u32::from(bound)));
-            if dash {
-                regex.push('-');
-            }
-        }
-    }
-    regex.push_str("])");
-    Some(at)
-}
-
-/// A character class: whether it is negated, its ranges, and where it ends.
-type Class = (bool, Vec<(char, char)>, usize);
-
-/// A class as Go's `path.Match` reads it. None if it is malformed.
-fn class(characters: &[char], mut at: usize) -> Option<Class> {
-    let negated = characters.get(at) == Some(&'^');
-    if negated {
-        at += 1;
-    }
-    let mut ranges = Vec::new();
-    loop {
-        if characters.get(at) == Some(&']') && !ranges.is_empty() {
-            return Some((negated, ranges, at + 1));
-        }
-        let (low, next) = class_character(characters, at)?;
-        at = next;
-        let mut high = low;
-        if characters.get(at) == Some(&'-') {
-            (high, at) = class_character(characters, at + 1)?;
-        }
-        if low > high {
-            return None;
-        }
-        ranges.push((low, high));
-    }
-}
-
-fn class_character(characters: &[char], at: usize) -> Option<(char, usize)> {
-    match characters.get(at)? {
-        '-' | ']' => None,
-        '\\' => Some((*characters.get(at + 1)?, at + 2)),
-        other => Some((*other, at + 1)),
-    }
-}
-
-fn check_syntax(pattern: &str) -> Result<(), PatternError> {
-    let characters: Vec<char> = pattern.chars().collect();
-    let mut at = 0;
-    while let Some(character) = characters.get(at) {
-        at += 1;
-        match character {
-            '\\' if at >= characters.len() => return Err(syntax(pattern)),
-            '\\' => at += 1,
-            '[' => at = class(&characters, at).ok_or_else(|| syntax(pattern))?.2,
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Go's `path.Match`: whether the whole of `name` matches `pattern`; wildcards stop at `/`.
+/// Go's `filepath.Match`: whether the whole of `name` matches `pattern`; `*` and `?` stop at `/`.
 ///
 /// # Errors
-/// [`PatternError::Syntax`].
+/// [`PatternError::Syntax`], if the part of the pattern is malformed up to which `name` matches: as in Go, the rest is
+/// not looked at.
 pub fn go_match(pattern: &str, name: &str) -> Result<bool, PatternError> {
-    check_syntax(pattern)?;
-    let pattern: Vec<char> = pattern.chars().collect();
-    let name: Vec<char> = name.chars().collect();
-    // Where to go on after the last star, should what follows it not fit: a later star never needs an earlier one.
-    let mut retry: Option<(usize, usize)> = None;
-    let (mut at, mut position) = (0, 0);
-    loop {
-        if pattern.get(at) == Some(&'*') {
-            at += 1;
-            retry = Some((at, position));
+    let (mut rest, mut name) = (pattern.as_bytes(), name.as_bytes());
+    'chunks: while !rest.is_empty() {
+        let (is_starred, chunk, behind) = next_chunk(rest);
+        rest = behind;
+        if is_starred && chunk.is_empty() {
+            return Ok(!name.contains(&b'/'));
+        }
+        // What is last must reach the end of the name, whatever a star before it could still take.
+        let is_enough = |left: &[u8]| left.is_empty() || !rest.is_empty();
+        let here = match_chunk(chunk, name).map_err(|Malformed| syntax(pattern))?;
+        if let Some(left) = here.filter(|left| is_enough(left)) {
+            name = left;
             continue;
         }
-        if at == pattern.len() && position == name.len() {
-            return Ok(true);
-        }
-        if let Some(next) = match_one(&pattern, at, name.get(position).copied()) {
-            at = next;
-            position += 1;
-            continue;
-        }
-        match retry {
-            Some((star, from)) if from < name.len() && name[from] != '/' => {
-                retry = Some((star, from + 1));
-                (at, position) = (star, from + 1);
+        let skipped = name
+            .iter()
+            .take_while(|byte| is_starred && **byte != b'/')
+            .count();
+        for skip in 1..=skipped {
+            let found = match_chunk(chunk, &name[skip..]).map_err(|Malformed| syntax(pattern))?;
+            if let Some(left) = found.filter(|left| is_enough(left)) {
+                name = left;
+                continue 'chunks;
             }
-            _ => return Ok(false),
         }
+        return Ok(false);
     }
+    Ok(name.is_empty())
 }
 
-/// Where the pattern goes on if its next element matches `character`.
-fn match_one(pattern: &[char], at: usize, character: Option<char>) -> Option<usize> {
-    let character = character?;
-    match *pattern.get(at)? {
-        '?' => (character != '/').then_some(at + 1),
-        '[' => {
-            let (negated, ranges, end) = class(pattern, at + 1)?;
-            let inside = ranges
-                .iter()
-                .any(|&(low, high)| low <= character && character <= high);
-            (inside != negated && character != '/').then_some(end)
+/// Stars, and what stands between them and the next star outside of brackets.
+fn next_chunk(pattern: &[u8]) -> (bool, &[u8], &[u8]) {
+    let stars = pattern.iter().take_while(|byte| **byte == b'*').count();
+    let pattern = &pattern[stars..];
+    let (mut in_class, mut at) = (false, 0);
+    while let Some(byte) = pattern.get(at) {
+        match byte {
+            b'\\' if at + 1 < pattern.len() => at += 1,
+            b'[' => in_class = true,
+            b']' => in_class = false,
+            b'*' if !in_class => break,
+            _ => {}
         }
-        '\\' => (*pattern.get(at + 1)? == character).then_some(at + 2),
-        other => (other == character).then_some(at + 1),
+        at += 1;
     }
+    (stars > 0, &pattern[..at], &pattern[at..])
+}
+
+/// Brackets or an escape that do not end.
+struct Malformed;
+
+/// What is left of a name that begins as the chunk says; `None` if it does not. The chunk is read to its end either way.
+fn match_chunk<'n>(mut chunk: &[u8], name: &'n [u8]) -> Result<Option<&'n [u8]>, Malformed> {
+    let mut left = Some(name);
+    while let Some(first) = chunk.first() {
+        left = left.filter(|left| !left.is_empty());
+        match first {
+            b'[' => {
+                let character = left.map(character);
+                left = left.zip(character).map(|(left, (_, length))| &left[length..]);
+                chunk = &chunk[1..];
+                let is_negated = chunk.first() == Some(&b'^');
+                chunk = &chunk[usize::from(is_negated)..];
+                let (mut is_inside, mut is_empty) = (false, true);
+                while is_empty || chunk.first() != Some(&b']') {
+                    let low = class_character(&mut chunk)?;
+                    let mut high = low;
+                    if chunk.first() == Some(&b'-') {
+                        chunk = &chunk[1..];
+                        high = class_character(&mut chunk)?;
+                    }
+                    is_inside |= character.is_some_and(|(character, _)| (low..=high).contains(&character));
+                    is_empty = false;
+                }
+                chunk = &chunk[1..];
+                left = left.filter(|_| is_inside != is_negated);
+            }
+            b'?' => {
+                left = left
+                    .filter(|left| left[0] != b'/')
+                    .map(|left| &left[character(left).1..]);
+                chunk = &chunk[1..];
+            }
+            byte => {
+                let literal = match byte {
+                    b'\\' => chunk.get(1).ok_or(Malformed)?,
+                    byte => byte,
+                };
+                left = left.filter(|left| left[0] == *literal).map(|left| &left[1..]);
+                chunk = &chunk[1 + usize::from(*byte == b'\\')..];
+            }
+        }
+    }
+    Ok(left)
+}
+
+/// One end of a range, which is followed by something.
+fn class_character(chunk: &mut &[u8]) -> Result<char, Malformed> {
+    match chunk.first() {
+        None | Some(b'-' | b']') => return Err(Malformed),
+        Some(b'\\') if chunk.len() == 1 => return Err(Malformed),
+        Some(b'\\') => *chunk = &chunk[1..],
+        Some(_) => {}
+    }
+    let (found, length) = character(chunk);
+    *chunk = &chunk[length..];
+    if chunk.is_empty() {
+        return Err(Malformed);
+    }
+    Ok(found)
+}
+
+/// The first character and its length; what is no UTF-8 is one of one byte.
+fn character(bytes: &[u8]) -> (char, usize) {
+    let head = &bytes[..bytes.len().min(4)];
+    let valid = head
+        .utf8_chunks()
+        .next()
+        .and_then(|chunk| chunk.valid().chars().next());
+    valid.map_or(('\u{fffd}', 1), |character| (character, character.len_utf8()))
 }
 
 /// The patterns of an ignore file: without comments and empty lines, cleaned, relative.
@@ -467,7 +480,7 @@ mod tests {
             PatternSet::new(&["!"]).expect_err("lone"),
             PatternError::LoneExclusion
         );
-        for bad in ["[", "a[", "[]", "[^]", "[a", "[-]", "[b-a]", "a\\", "[a-]"] {
+        for bad in ["[", "[]", "[^]", "[a", "[-]", "\\", "[a-]"] {
             assert!(
                 matches!(PatternSet::new(&[bad]), Err(PatternError::Syntax(_))),
                 "{bad}"

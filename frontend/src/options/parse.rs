@@ -236,7 +236,8 @@ fn hosts(name: &str, value: &str) -> Result<Vec<HostIp>, OptionsError> {
             ip: go_ip(address),
         })
     };
-    csv(value).into_iter().map(one).collect()
+    let fields = csv(value).map_err(|error| invalid(name, value, &error))?;
+    fields.into_iter().map(one).collect()
 }
 
 /// The address as Go prints it: IPv4 inside IPv6 as IPv4.
@@ -288,7 +289,8 @@ fn ulimits(name: &str, value: &str) -> Result<Vec<Ulimit>, OptionsError> {
             hard,
         })
     };
-    csv(value).into_iter().map(one).collect()
+    let fields = csv(value).map_err(|error| invalid(name, value, &error))?;
+    fields.into_iter().map(one).collect()
 }
 
 fn cpuset(name: &str, value: &str) -> Result<String, OptionsError> {
@@ -305,27 +307,55 @@ fn cpuset(name: &str, value: &str) -> Result<String, OptionsError> {
     Err(invalid(name, value, "it must be numbers and ranges: 0-3,5"))
 }
 
-/// The fields of one line of comma-separated values; quotes may hold commas.
-pub(crate) fn csv(line: &str) -> Vec<String> {
-    if line.is_empty() {
-        return Vec::new();
-    }
-    let mut fields = vec![String::new()];
-    let mut chars = line.chars().peekable();
-    let mut quoted = false;
-    while let Some(c) = chars.next() {
-        let field = fields.last_mut().expect("there is always a field");
-        match c {
-            '"' if quoted && chars.peek() == Some(&'"') => {
-                chars.next();
-                field.push('"');
+/// The fields of one line of comma-separated values (RFC 4180); quotes may hold commas, where they begin a field.
+///
+/// # Errors
+/// A quote where none may be, in the words of Go's `encoding/csv`.
+pub(crate) fn csv(line: &str) -> Result<Vec<String>, String> {
+    let wrong = |rest: &str, what: &str| {
+        let column = line.len() - rest.len() + 1;
+        format!("parse error on line 1, column {column}: {what}")
+    };
+    let (mut fields, mut rest) = (Vec::new(), line);
+    while !line.is_empty() {
+        let Some(mut quoted) = rest.strip_prefix('"') else {
+            let end = rest.find(',').unwrap_or(rest.len());
+            if let Some(at) = rest[..end].find('"') {
+                return Err(wrong(&rest[at..], "bare \" in non-quoted field"));
             }
-            '"' if quoted || field.is_empty() => quoted = !quoted,
-            ',' if !quoted => fields.push(String::new()),
-            c => field.push(c),
+            fields.push(rest[..end].to_owned());
+            match rest[end..].strip_prefix(',') {
+                Some(behind) => rest = behind,
+                None => break,
+            }
+            continue;
+        };
+        let mut field = String::new();
+        let behind = loop {
+            let Some(at) = quoted.find('"') else {
+                return Err(wrong(quoted, "extraneous or missing \" in quoted-field"));
+            };
+            field.push_str(&quoted[..at]);
+            let behind = &quoted[at + 1..];
+            match behind.strip_prefix('"') {
+                Some(more) => {
+                    field.push('"');
+                    quoted = more;
+                }
+                None => break behind,
+            }
+        };
+        fields.push(field);
+        match behind.strip_prefix(',') {
+            Some(more) => rest = more,
+            None if behind.is_empty() => break,
+            None => {
+                let quote = &line[line.len() - behind.len() - 1..];
+                return Err(wrong(quote, "extraneous or missing \" in quoted-field"));
+            }
         }
     }
-    fields
+    Ok(fields)
 }
 
 #[cfg(test)]
@@ -404,7 +434,18 @@ mod tests {
 
     #[test]
     fn quotes_hold_commas() {
-        assert_eq!(csv(r#"a,"b,""c""",d"#), ["a", "b,\"c\"", "d"]);
-        assert!(csv("").is_empty());
+        let fields = |line: &str| csv(line).expect(line);
+        assert_eq!(fields(r#"a,"b,""c""",d"#), ["a", "b,\"c\"", "d"]);
+        assert_eq!(fields(",,"), ["", "", ""]);
+        assert_eq!(fields(r#""""#), [""]);
+        assert!(fields("").is_empty());
+        for (line, expected) in [
+            (r#"a"b"#, "column 2: bare \" in non-quoted field"),
+            (r#"x,a"b"#, "column 4: bare"),
+            (r#""a"b"#, "column 3: extraneous or missing"),
+            (r#""a"#, "extraneous or missing"),
+        ] {
+            assert!(csv(line).expect_err(line).contains(expected), "{line}");
+        }
     }
 }

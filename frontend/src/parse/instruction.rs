@@ -553,7 +553,9 @@ fn device(value: &str) -> Result<Device, Error> {
         name: String::new(),
         is_required: false,
     };
-    for field in csv(value) {
+    let fields =
+        csv(value).map_err(|error| Error::invalid(format!("failed to parse csv devices: {error}")))?;
+    for field in fields {
         match field.split_once('=') {
             None if field.eq_ignore_ascii_case("required") => device.is_required = true,
             Some((key, value)) if key.eq_ignore_ascii_case("required") => {

@@ -36,7 +36,7 @@ pub(super) fn from(value: &str) -> Result<String, Error> {
         return Err(Error::invalid("failed to parse csv mounts: EOF"));
     }
     let mut found = String::new();
-    for field in csv(value) {
+    for field in fields(value)? {
         let Some((key, value)) = field.split_once('=') else {
             continue;
         };
@@ -54,6 +54,10 @@ pub(super) fn from(value: &str) -> Result<String, Error> {
     Ok(found)
 }
 
+fn fields(value: &str) -> Result<Vec<String>, Error> {
+    csv(value).map_err(|error| Error::invalid(format!("failed to parse csv mounts: {error}")))
+}
+
 /// Reads a mount; `expand` expands its values.
 pub(crate) fn parse(
     value: &str,
@@ -61,7 +65,7 @@ pub(crate) fn parse(
 ) -> Result<Mount, Error> {
     let mut mount = Mount::default();
     let mut readonly = None;
-    for field in csv(value) {
+    for field in fields(value)? {
         let Some((key, value)) = field.split_once('=') else {
             match field.to_lowercase().as_str() {
                 "readonly" | "ro" => readonly = Some(true),

@@ -39,7 +39,11 @@ pub(super) fn expand(
     pattern: &str,
     names: &mut dyn FnMut(&RootPath) -> Vec<Vec<u8>>,
 ) -> Result<Vec<RootPath>, FileError> {
-    let depth = pattern.split('/').count();
+    // Of all wildcards only a class can match a slash.
+    let depth = match pattern.contains('[') {
+        true => usize::MAX,
+        false => pattern.split('/').count(),
+    };
     let mut found = Vec::new();
     let mut stack = vec![(top.clone(), String::new(), 1)];
     while let Some((path, relative, level)) = stack.pop() {
@@ -48,7 +52,7 @@ pub(super) fn expand(
             continue;
         }
         if level > depth {
-            continue; // no wildcard matches a slash
+            continue;
         }
         for name in names(&path).into_iter().rev() {
             let text = String::from_utf8_lossy(&name);
