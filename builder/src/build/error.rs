@@ -172,7 +172,10 @@ fn hint_of_step(text: &str) -> Option<String> {
         ),
     ];
     let found = HINTS.iter().find(|(sign, _)| match *sign {
-        "secret" | "ssh" => text.contains(sign) && text.contains("not found"),
+        // A file that is not found stands in quotes, and may be called secret.
+        "secret" | "ssh" => {
+            text.contains(sign) && text.contains("not found") && !text.ends_with("\": not found")
+        }
         "requested by the build but not allowed" => text.contains(sign),
         "become user" => text.contains("become user") && text.ends_with("(os error 22)"),
         sign => text.ends_with(sign),
@@ -210,4 +213,18 @@ fn lines_of_frontend(error: &frontend::Error) -> Vec<Lines> {
         data: map.data.clone(),
         ranges,
     }]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::hint_of_step;
+
+    #[test]
+    fn a_file_called_secret_is_no_secret() {
+        assert!(hint_of_step("secret token: not found").is_some_and(|hint| hint.contains("--secret")));
+        for name in ["secret", "ssh", "dir/secret.txt"] {
+            let text = format!("failed to calculate checksum of ref a::b: \"/{name}\": not found");
+            assert_eq!(hint_of_step(&text), None);
+        }
+    }
 }

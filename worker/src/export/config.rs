@@ -9,6 +9,7 @@ use std::time::SystemTime;
 use cache::LayerBlob;
 use jiff::Timestamp;
 use oci::{DiffId, History, ImageConfig};
+use serde_json::Value;
 
 /// The history comment on layers the frontend said nothing about.
 const COMMENT: &str = "buildkit.exporter.image.v0";
@@ -56,6 +57,13 @@ pub(super) fn complete(
     }
     config.rootfs.kind = "layers".to_owned();
     config.rootfs.diff_ids = diff_ids;
+    // BuildKit writes both keys even where there is nothing to say.
+    if config.created.is_none() {
+        config.extra.insert("created".to_owned(), Value::Null);
+    }
+    if config.history.is_empty() {
+        config.extra.insert("history".to_owned(), Value::Null);
+    }
 }
 
 fn text(time: SystemTime) -> String {
@@ -120,6 +128,18 @@ mod tests {
 
     fn times(history: &[History]) -> Vec<Option<&str>> {
         history.iter().map(|entry| entry.created.as_deref()).collect()
+    }
+
+    #[test]
+    fn an_image_of_nothing_says_so_as_buildkit_does() {
+        let mut config = ImageConfig::default();
+        complete(&mut config, &[], Vec::new(), Some(1_700_000_000), &[]);
+        let json: Value = serde_json::from_slice(&config.to_json()).expect("JSON");
+        assert_eq!(json.get("created"), Some(&Value::Null));
+        assert_eq!(json.get("history"), Some(&Value::Null));
+        assert_eq!(json["rootfs"]["diff_ids"], Value::Null);
+        let again = ImageConfig::parse(&config.to_json()).expect("readable");
+        assert_eq!((again.created, again.history.len()), (None, 0));
     }
 
     #[test]
