@@ -41,7 +41,7 @@ struct Script {
     /// That user has no sub ids.
     #[serde(default)]
     no_sub_ids: bool,
-    /// Programs that must be installed; skipped by name else.
+    /// Programs that must be installed, or `no <path>` that must not be there; skipped by name else.
     #[serde(default)]
     needs: Vec<String>,
     /// Why the case has another outcome, or none, when a daemon builds.
@@ -188,6 +188,12 @@ impl Scenario {
             return Ok(Some(reason.clone()));
         }
         for need in &script.needs {
+            if let Some(path) = need.strip_prefix("no ") {
+                if Path::new(path).exists() {
+                    return Ok(Some(format!("{path} is there")));
+                }
+                continue;
+            }
             if !crate::tool(need) {
                 return Ok(Some(format!("{need} is not installed")));
             }

@@ -28,7 +28,7 @@ pub(crate) struct Serve {
     /// `Content-Disposition` of files, by path.
     #[serde(default)]
     disposition: BTreeMap<String, String>,
-    /// Headers a request for a file must have, by path; else the answer is 401.
+    /// A header that a request for a file or a repository (`<name>.git`) must have; else the answer is 401.
     #[serde(default)]
     wants: BTreeMap<String, String>,
     /// Repositories.
@@ -101,7 +101,7 @@ impl Repository {
         let bare = aside.join(format!("{}.git", self.name));
         let work = folder.join(&self.name);
         let git = |args: &[&str]| -> Result<String> {
-            let date = format!("{} +0000", self.time);
+            let date = format!("@{} +0000", self.time);
             let output = Command::new("git")
                 .arg("--git-dir")
                 .arg(&bare)
@@ -183,17 +183,11 @@ impl Site {
             headers.insert(name.to_lowercase(), value.to_owned());
         }
         let (path, query) = target.split_once('?').unwrap_or((&target, ""));
-        if path.contains(".git/") {
-            let length = headers
-                .get("content-length")
-                .map_or(Ok(0), |text| text.parse::<u64>())?;
-            let mut body = Vec::new();
-            reader.take(length).read_to_end(&mut body)?;
-            return self.git(&mut stream, &method, path, query, &headers, &body);
-        }
         let name = path.trim_start_matches('/');
-        let mut more = String::new();
-        if self.serve.wants.get(name).is_some_and(|wanted| {
+        let whose = name
+            .split_once(".git/")
+            .map_or(name.to_owned(), |(repository, _)| format!("{repository}.git"));
+        if self.serve.wants.get(&whose).is_some_and(|wanted| {
             let (name, value) = wanted.split_once(": ").unwrap_or((wanted, ""));
             headers
                 .get(&name.to_lowercase())
@@ -203,6 +197,15 @@ impl Site {
                 b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
             )?);
         }
+        if path.contains(".git/") {
+            let length = headers
+                .get("content-length")
+                .map_or(Ok(0), |text| text.parse::<u64>())?;
+            let mut body = Vec::new();
+            reader.take(length).read_to_end(&mut body)?;
+            return self.git(&mut stream, &method, path, query, &headers, &body);
+        }
+        let mut more = String::new();
         let Ok(content) = fs::read(self.folder.join(name)) else {
             return Ok(stream
                 .write_all(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")?);

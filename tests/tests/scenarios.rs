@@ -24,7 +24,7 @@ fn every_scenario_comes_out_the_same_on_a_daemon() {
 fn each(way: &str, run: fn(&tests::Scenario) -> anyhow::Result<Option<String>>) {
     let wanted = std::env::var("SCENARIO").unwrap_or_default();
     let mut cases = tests::all_scenarios().expect("the folders can be listed");
-    assert!(cases.len() >= 60, "there are only {} scenarios", cases.len());
+    assert!(cases.len() >= 250, "there are only {} scenarios", cases.len());
     cases.retain(|case| case.name.contains(&wanted));
     assert!(!cases.is_empty(), "no scenario is called {wanted:?}");
     let (next, failed) = (AtomicUsize::new(0), Mutex::new(Vec::new()));

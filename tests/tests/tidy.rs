@@ -153,3 +153,57 @@ fn arrows_between_crates_point_one_way() {
         }
     }
 }
+
+/// Whether a folder is one that `pattern` of the page means: itself, or all of its beginning.
+fn is_meant(pattern: &str, folder: &str) -> bool {
+    match pattern.strip_suffix('*') {
+        Some(beginning) => folder.starts_with(beginning),
+        None => folder == pattern,
+    }
+}
+
+#[test]
+fn the_page_of_scenarios_is_whole() {
+    let page = fs::read_to_string(project().join("fixtures/COVERAGE.md")).expect("the page");
+    let scenarios = project().join("fixtures/scenarios");
+    let below = |folder: &Path| -> Vec<PathBuf> {
+        let entries = fs::read_dir(folder).expect("a folder of the project");
+        entries.flatten().map(|entry| entry.path()).collect()
+    };
+    let folders: Vec<String> = below(&scenarios)
+        .iter()
+        .flat_map(|area| below(area))
+        .map(|folder| {
+            let name = folder.strip_prefix(&scenarios).expect("below it");
+            name.to_string_lossy().into_owned()
+        })
+        .collect();
+    let rows: Vec<(&str, Vec<&str>)> = page
+        .lines()
+        .filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.rsplit_once(" | "))
+        .filter(|(what, _)| *what != "What")
+        .map(|(what, names)| {
+            (
+                what,
+                names.split(", ").map(|name| name.trim_matches('`')).collect(),
+            )
+        })
+        .collect();
+    assert!(rows.len() > 60, "the page has its rows: {}", rows.len());
+    for (what, names) in &rows {
+        for name in names {
+            assert!(
+                folders.iter().any(|folder| is_meant(name, folder)),
+                "the row {what:?} names {name:?}, which no scenario is"
+            );
+        }
+    }
+    for folder in &folders {
+        let is_named = rows
+            .iter()
+            .flat_map(|(_, names)| names)
+            .any(|name| is_meant(name, folder));
+        assert!(is_named, "fixtures/COVERAGE.md does not name {folder}");
+    }
+    assert!(folders.len() >= 250, "there are {} scenarios", folders.len());
+}

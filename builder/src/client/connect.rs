@@ -19,6 +19,8 @@ use tokio::net::UnixStream;
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
+/// The most bytes of headers taken.
+const MAX_HEADERS: u32 = 16 << 20;
 /// Bytes a daemon may send ahead on one stream, and on all of them together.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
@@ -201,6 +203,8 @@ impl Remote {
         let mut endpoint = Endpoint::from_shared(format!("{scheme}://{authority}"))
             .map_err(|error| refused(chain(&error)))?
             .max_frame_size(MAX_FRAME)
+            // Errors come in headers, and with them the whole Dockerfile.
+            .http2_max_header_list_size(MAX_HEADERS)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
             .tcp_nodelay(true)

@@ -280,9 +280,7 @@ impl Request {
         source.mtime.clear();
         match (self.keep_git_dir, git.keep_git_dir) {
             (Some(flag), Some(query)) if flag != query => {
-                return Err(Error::invalid(
-                    "--keep-git-dir and the address contradict each other",
-                ));
+                return Err(Error::invalid("inconsistent keep-git-dir configuration"));
             }
             (flag, query) => source.keep_git_dir = query.or(flag) == Some(true),
         }

@@ -20,6 +20,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// The largest frame taken: fewer of them to look at.
 const MAX_FRAME: u32 = 1 << 20;
+/// The most bytes of headers taken: errors come in them, with the lines they are about.
+const MAX_HEADERS: u32 = 16 << 20;
 /// How long a peer may take to answer the first greeting.
 const HANDSHAKE: Duration = Duration::from_secs(15);
 
@@ -41,6 +43,7 @@ where
         std::future::ready(io.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)))
     });
     Endpoint::from_static("http://localhost")
+        .http2_max_header_list_size(MAX_HEADERS)
         .max_frame_size(MAX_FRAME)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)

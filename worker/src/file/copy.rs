@@ -143,7 +143,8 @@ impl Copier<'_> {
     }
 
     fn parent_mode(&self) -> u32 {
-        if self.action.mode == -1 {
+        // A symbolic mode changes what is there; nothing is there yet.
+        if self.action.mode == -1 || !self.action.mode_str.is_empty() {
             PARENT_MODE
         } else {
             self.action.mode.cast_unsigned() & 0o777

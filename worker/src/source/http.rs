@@ -51,6 +51,9 @@ const STALL: Duration = Duration::from_secs(60);
 const DEFAULT_MODE: u32 = 0o600;
 /// What a file is called that has no name.
 const DEFAULT_NAME: &str = "download";
+/// Secrets with this and a host behind it are Authorization headers for that host, or bearer tokens.
+const HEADER_SECRET: &str = "HTTP_AUTH_HEADER_";
+const TOKEN_SECRET: &str = "HTTP_AUTH_TOKEN_";
 /// Headers that a definition may ask for.
 const HEADERS: [&str; 2] = ["Accept", "User-Agent"];
 
@@ -262,10 +265,22 @@ impl HttpOp {
             let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(OpError::user)?;
             headers.insert(name, HeaderValue::from_str(&field.value).map_err(OpError::user)?);
         }
-        if let Some(id) = &self.secret {
-            let secret = session.caller().secret(id).await.map_err(OpError::environment)?;
-            let secret = secret.ok_or_else(|| OpError::user(HttpError::NoSecret(id.clone())))?;
-            let mut value = HeaderValue::from_bytes(secret.expose())
+        let host = self.url.host_str().unwrap_or_default();
+        // Those of the host are offered or not; one that is asked for by name must be. A token wins over a header.
+        let wanted = match &self.secret {
+            Some(id) => vec![(id.clone(), "", true)],
+            None => vec![
+                (format!("{HEADER_SECRET}{host}"), "", false),
+                (format!("{TOKEN_SECRET}{host}"), "Bearer ", false),
+            ],
+        };
+        for (id, before, is_required) in wanted {
+            let secret = match session.caller().secret(&id).await.map_err(OpError::environment)? {
+                Some(secret) => secret,
+                None if is_required => return Err(OpError::user(HttpError::NoSecret(id))),
+                None => continue,
+            };
+            let mut value = HeaderValue::from_bytes(&[before.as_bytes(), secret.expose()].concat())
                 .map_err(|_| OpError::user(format!("secret {id:?} is no value of a header")))?;
             value.set_sensitive(true);
             headers.insert(AUTHORIZATION, value);
