@@ -189,3 +189,78 @@ fn unpacked_and_run(place: &Path, layout: &Path) {
     ];
     assert_eq!(said("runc", &args), "copied\nmade\n");
 }
+
+#[test]
+fn a_dockerfile_is_pinned_to_what_the_registry_has() {
+    if !(tool("docker-registry") && tool("skopeo")) {
+        println!("skipped: docker-registry and skopeo are needed");
+        return;
+    }
+    let place = tempfile::Builder::new()
+        .prefix("builder-pin-")
+        .tempdir()
+        .expect("a temporary folder");
+    let registry = Registry::start(place.path());
+    let base = format!("oci:{}", fixtures().join("bases/busybox").display());
+    let name = format!("{}/base", registry.address);
+    let push = |tag: &str, annotation: &str| {
+        let target = format!("docker://{name}:{tag}");
+        said(
+            "skopeo",
+            &[
+                "copy",
+                "-q",
+                "--dest-tls-verify=false",
+                "--format",
+                annotation,
+                &base,
+                &target,
+            ],
+        );
+        let format = ["inspect", "--tls-verify=false", "--format={{.Digest}}", &target];
+        said("skopeo", &format).trim().to_owned()
+    };
+    let (one, two) = (push("1", "oci"), push("2", "oci"));
+    assert_eq!(one, two, "the same image");
+    let text = format!(
+        "# {name}:1 is the base\nFROM {name}:1 AS a\nFROM a AS b\nCOPY --link --from={name}:2 /bin /b\n\
+         RUN --mount=type=bind,from={name}:1,target=/m true\nCOPY --from=a / /\nFROM scratch\n"
+    );
+    let pinned = text
+        .replace(&format!("FROM {name}:1"), &format!("FROM {name}:1@{one}"))
+        .replace(&format!("--from={name}:2"), &format!("--from={name}:2@{one}"))
+        .replace(&format!(",from={name}:1"), &format!(",from={name}:1@{one}"));
+    let file = place.path().join("Dockerfile");
+    let program = Program::new(&place.path().join("root"), User::Same);
+    let pin = |more: &[&str]| {
+        let path = file.display().to_string();
+        let args = [&["pin", "-f", path.as_str()], more].concat();
+        program.run(place.path(), &args, &[], b"").expect("it runs")
+    };
+    fs::write(&file, &text).expect("written");
+    let unpinned = pin(&["--check"]);
+    assert_eq!(unpinned.code, 1, "{}", unpinned.stdout);
+    assert_eq!(unpinned.stdout.lines().count(), 3, "{}", unpinned.stdout);
+    assert!(unpinned.stdout.contains("Dockerfile:4:"), "{}", unpinned.stdout);
+    let dry = pin(&["--dry-run"]);
+    assert_eq!(dry.code, 0, "{}", dry.stderr);
+    assert_eq!(fs::read_to_string(&file).expect("read"), text, "only shown");
+    assert_eq!(pin(&[]).code, 0);
+    assert_eq!(fs::read_to_string(&file).expect("read"), pinned);
+    assert_eq!(pin(&["--check"]).code, 0);
+    // Another image under the same name: pinned files stay as they are, unless they are to be updated.
+    let moved = push("1", "v2s2");
+    assert_ne!(moved, one);
+    assert_eq!(pin(&[]).code, 0);
+    assert_eq!(fs::read_to_string(&file).expect("read"), pinned);
+    assert_eq!(pin(&["--update"]).code, 0);
+    let updated = pinned.replace(&format!("base:1@{one}"), &format!("base:1@{moved}"));
+    assert_eq!(fs::read_to_string(&file).expect("read"), updated);
+    // What is not there changes nothing.
+    let broken = text.replace(":2", ":nowhere");
+    fs::write(&file, &broken).expect("written");
+    let failed = pin(&[]);
+    assert_ne!(failed.code, 0);
+    assert!(failed.stderr.contains("base:nowhere"), "{}", failed.stderr);
+    assert_eq!(fs::read_to_string(&file).expect("read"), broken);
+}
