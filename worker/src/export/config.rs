@@ -6,7 +6,7 @@
 
 use std::time::SystemTime;
 
-use cache::LayerBlob;
+use cache::{ImmutableRef, LayerBlob};
 use jiff::Timestamp;
 use oci::{DiffId, History, ImageConfig};
 use serde_json::Value;
@@ -14,16 +14,44 @@ use serde_json::Value;
 /// The history comment on layers the frontend said nothing about.
 const COMMENT: &str = "buildkit.exporter.image.v0";
 
+/// How a layer came about.
+pub(super) struct Made {
+    created: String,
+    by: String,
+}
+
+impl Made {
+    /// The same of all layers of a ref; `blobs` are theirs.
+    pub(super) fn of_layers(of: Option<&ImmutableRef>, blobs: &[LayerBlob]) -> Vec<Made> {
+        let mut made: Vec<Made> = blobs
+            .iter()
+            .map(|blob| Made {
+                created: text(blob.created),
+                by: String::new(),
+            })
+            .collect();
+        let mut next = of;
+        while let Some(one) = next {
+            // Of refs with the same layers, the lowest is the one that made the last of them.
+            let last = one.layers().len().checked_sub(1).and_then(|at| made.get_mut(at));
+            if let Some(layer) = last {
+                layer.by.clone_from(&one.info().description);
+            }
+            next = one.parent();
+        }
+        made
+    }
+}
+
 /// Fills in what only the exporter knows.
 pub(super) fn complete(
     config: &mut ImageConfig,
-    layers: &[LayerBlob],
+    layers: &[Made],
     diff_ids: Vec<DiffId>,
     epoch: Option<i64>,
     base: &[History],
 ) {
-    let times: Vec<String> = layers.iter().map(|layer| text(layer.created)).collect();
-    fit_history(&mut config.history, &times);
+    fit_history(&mut config.history, layers);
     fill_times(&mut config.history);
     let epoch = epoch.and_then(|seconds| Timestamp::from_second(seconds).ok());
     if let Some(epoch) = epoch {
@@ -73,23 +101,20 @@ fn text(time: SystemTime) -> String {
 }
 
 /// As many entries with a layer as there are layers, each with its time.
-fn fit_history(history: &mut Vec<History>, times: &[String]) {
-    let named = history.iter().filter(|entry| !entry.empty_layer).count();
-    let excess = named.saturating_sub(times.len());
-    for entry in history.iter_mut().filter(|entry| !entry.empty_layer).take(excess) {
+fn fit_history(history: &mut Vec<History>, made: &[Made]) {
+    let has_layer = |entry: &&mut History| !entry.empty_layer;
+    let named = history.iter_mut().filter(has_layer).count();
+    for entry in history.iter_mut().filter(has_layer).skip(made.len()) {
         entry.empty_layer = true;
     }
-    for time in times.iter().skip(named) {
-        let comment = COMMENT.to_owned();
-        history.push(History {
-            created: Some(time.clone()),
-            comment,
-            ..History::default()
-        });
-    }
-    let layers = history.iter_mut().filter(|entry| !entry.empty_layer);
-    for (entry, time) in layers.zip(times) {
-        entry.created.get_or_insert_with(|| time.clone());
+    history.extend(made.iter().skip(named).map(|layer| History {
+        created: Some(layer.created.clone()),
+        created_by: layer.by.clone(),
+        comment: COMMENT.to_owned(),
+        ..History::default()
+    }));
+    for (entry, layer) in history.iter_mut().filter(has_layer).zip(made) {
+        entry.created.get_or_insert_with(|| layer.created.clone());
     }
 }
 
@@ -126,6 +151,14 @@ mod tests {
         }
     }
 
+    fn made(times: &[&str]) -> Vec<Made> {
+        let of = |time: &&str| Made {
+            created: (*time).to_owned(),
+            by: format!("[1/1] {time}"),
+        };
+        times.iter().map(of).collect()
+    }
+
     fn times(history: &[History]) -> Vec<Option<&str>> {
         history.iter().map(|entry| entry.created.as_deref()).collect()
     }
@@ -151,7 +184,7 @@ mod tests {
             entry(false, None),
             entry(true, None),
         ];
-        fit_history(&mut history, &["x".into(), "one".into(), "two".into()]);
+        fit_history(&mut history, &made(&["x", "one", "two"]));
         fill_times(&mut history);
         assert_eq!(
             times(&history),
@@ -162,11 +195,14 @@ mod tests {
     #[test]
     fn there_is_an_entry_per_layer_and_no_more() {
         let mut history = vec![entry(true, None)];
-        fit_history(&mut history, &["one".into(), "two".into()]);
+        fit_history(&mut history, &made(&["one", "two"]));
         assert_eq!(times(&history), [Some("one"), Some("two")]);
         assert_eq!(history[1].comment, COMMENT);
+        assert_eq!(history[1].created_by, "[1/1] two");
         let mut history = vec![entry(true, Some("a")), entry(true, Some("b"))];
-        fit_history(&mut history, &["one".into()]);
-        assert_eq!(history.iter().filter(|entry| !entry.empty_layer).count(), 1);
+        fit_history(&mut history, &made(&["one"]));
+        // The first are believed, as in BuildKit.
+        let empty: Vec<bool> = history.iter().map(|entry| entry.empty_layer).collect();
+        assert_eq!(empty, [false, true]);
     }
 }

@@ -161,7 +161,8 @@ async fn one(
         }
         None => Vec::new(),
     };
-    config::complete(&mut config, &stored, diff_ids, epoch, &base);
+    let made = config::Made::of_layers(platform.result.as_ref(), &stored);
+    config::complete(&mut config, &made, diff_ids, epoch, &base);
     let config_bytes = config.to_json();
     cache.content().put(&config_bytes)?;
     let (manifest_type, config_type) = if attrs.is_oci {
