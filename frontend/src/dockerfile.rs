@@ -188,6 +188,22 @@ pub fn is_built_in(image: &str) -> bool {
         )
 }
 
+/// Whether what only the labs images of the frontend know is asked for: by the image that was chosen, by
+/// `BUILDKIT_SYNTAX`, or by the syntax line.
+pub(crate) fn is_labs(options: &Options, source: &SourceMap) -> bool {
+    let line = || syntax(&source.data).map(|(image, _)| image);
+    let chosen = options
+        .image
+        .clone()
+        .or_else(|| options.syntax.clone())
+        .or_else(line);
+    chosen.is_some_and(|image| {
+        let name = image.split_whitespace().next().unwrap_or_default();
+        let tag = name.split('@').next().and_then(|name| name.rsplit_once(':'));
+        tag.is_some_and(|(_, tag)| tag == "labs" || tag.ends_with("-labs"))
+    })
+}
+
 fn answer(options: &Options, asked: Option<&Platform>, lowered: Lowered) -> PlatformAnswer {
     let platform = asked
         .cloned()

@@ -81,6 +81,8 @@ pub struct Options {
     pub syntax: Option<String>,
     /// Whether this frontend was chosen by `# syntax=` already, so that the line is not to be obeyed again.
     pub is_forwarded: bool,
+    /// The image by whose name the frontend was chosen, if it was (`source`).
+    pub image: Option<String>,
 }
 
 /// A definition handed in.
@@ -149,6 +151,7 @@ impl Default for Options {
             check: None,
             syntax: None,
             is_forwarded: false,
+            image: None,
         }
     }
 }

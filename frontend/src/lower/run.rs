@@ -3,6 +3,7 @@
 use llb::op::{CdiDevice, ExecMeta, NetMode, ProxyEnv, SecurityMode};
 use llb::state::{Constraints, ExecSpec, MountSource, MountSpec};
 
+use crate::dockerfile::is_labs;
 use crate::error::Error;
 use crate::lower::copy::inline;
 use crate::lower::env::Env;
@@ -23,6 +24,11 @@ impl Stage {
         run: &Run,
         sources: &[usize],
     ) -> Result<(), Error> {
+        if !run.devices.is_empty() && !is_labs(scope.given.options, scope.given.map) {
+            let text = "device feature is only supported in Dockerfile frontend 1.14.0-labs or later";
+            let hint = "begin the Dockerfile with # syntax=docker/dockerfile:1-labs".to_owned();
+            return Err(Error::invalid(text).hinting(Some(hint)));
+        }
         // A command may read any file there is.
         scope.paths[self.paths_of].insert("/".to_owned());
         let mounts = self.mounts(scope, instruction, run)?;

@@ -126,8 +126,9 @@ impl Options {
                 self.resource(name, value)?;
             }
             "cmdline" => self.is_forwarded = true,
+            "source" => self.image = Some(text).filter(|image| !image.is_empty()),
             // Answered by whoever runs the frontend, not by the frontend itself.
-            "source" | "requestid" | "cache-imports" | "cache-from" | "frontend.caps" => {}
+            "requestid" | "cache-imports" | "cache-from" | "frontend.caps" => {}
             _ => {
                 return Err(OptionsError::Unknown {
                     name: name.to_owned(),

@@ -8,6 +8,9 @@
 //!
 //! Everything happens by descriptor inside the mounted root, so no link that the image or the step made can lead
 //! the maker or the cleaner elsewhere.
+//!
+//! Differs: BuildKit puts back the times that the parent has after the step, which making the mount points has changed
+//! already; here a folder that the step left alone keeps its times, so that layers do not depend on the clock.
 
 use std::ffi::{CString, OsStr};
 use std::os::fd::{BorrowedFd, OwnedFd};
