@@ -79,9 +79,8 @@ pub(crate) fn parse(bytes: &[u8], lint: &Lint) -> Result<Dockerfile, Error> {
     }
     debug_assert!(fit(bytes, &dockerfile), "places are those of the file");
     match dockerfile.stages.len() {
-        0 => Err(Error::invalid(
-            "the Dockerfile has no stage to build: FROM is missing",
-        )),
+        0 => Err(Error::invalid("dockerfile contains no stages to build")
+            .hinting(Some("FROM is missing".to_owned()))),
         found if found > MAX_STAGES => Err(Error::invalid(format!(
             "the Dockerfile has {found} stages; the limit is {MAX_STAGES}"
         ))),

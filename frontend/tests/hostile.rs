@@ -70,7 +70,7 @@ async fn hostile_dockerfiles_are_refused() {
         (
             "a long line",
             format!("FROM scratch\n# {}\n", "x".repeat(70_000)),
-            "limit is 65536",
+            "max allowed size of 65535",
         ),
         ("empty", String::new(), "cannot be empty"),
         (

@@ -183,7 +183,7 @@ impl Request<'_> {
         };
         if heredoc::is_heredoc(&sources.dest) {
             return Err(Error::invalid(format!(
-                "{} cannot accept a heredoc as destination",
+                "{} cannot accept a heredoc as a destination",
                 self.keyword
             )));
         }

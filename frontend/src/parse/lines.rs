@@ -73,8 +73,8 @@ impl<'a> Reader<'a> {
         self.last = self.last.end..self.last.end + line.len();
         if line.len() > MAX_LINE_BYTES {
             let error = Error::invalid(format!(
-                "the line has {} bytes; the limit is {MAX_LINE_BYTES}",
-                line.len()
+                "dockerfile line greater than max allowed size of {}",
+                MAX_LINE_BYTES - 1
             ));
             return Err(error.at(&[self.here()]));
         }

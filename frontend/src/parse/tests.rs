@@ -168,7 +168,7 @@ fn mistakes_are_refused_with_their_lines() {
         ),
         (
             "FROM x\nCOPY a <<EOF\nEOF",
-            "COPY cannot accept a heredoc as destination",
+            "COPY cannot accept a heredoc as a destination",
             2,
         ),
     ] {
