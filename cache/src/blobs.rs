@@ -3,7 +3,7 @@
 //! ```text
 //! layer ─┬─ a variant of the asked kind is known ──────────▶ LayerBlob
 //!        ├─ pulled, and nothing else is insisted on ───────▶ LayerBlob, as its origin has it
-//!        └─ else: diff or tar ─▶ pipe ─▶ compress ─▶ blob ─▶ LayerBlob
+//!        └─ else: tar, other variant or diff ─▶ compress ─▶ blob ─▶ LayerBlob
 //! ```
 //!
 //! Layers are packed at the same time. The diff of a step's directory goes through a pipe into the compressor, so its
@@ -15,10 +15,10 @@ use crate::{
     layer::{self, Level, TarLayer},
     refs::{ImmutableRef, Layer},
     store::Origin,
-    view::{Contents, View},
+    view::{Contents, View, ViewLayer},
 };
 use futures_util::future::try_join_all;
-use oci::{ChainId, Compression, Descriptor, DiffId, Digest};
+use oci::{ChainId, Compression, Descriptor, DiffId, Digest, DigestReader};
 use rusqlite::{OptionalExtension, params};
 use std::{
     io::{BufWriter, Write},
@@ -65,6 +65,16 @@ pub struct LayerBlob {
     pub origin: Option<Origin>,
 }
 
+/// What a layer is packed from.
+enum Material {
+    /// Its plain tar, which is kept.
+    Tar(DiffId),
+    /// Another packed variant.
+    Packed(Digest, DiffId),
+    /// Its entries, over what lies below.
+    Tree(ViewLayer, View),
+}
+
 impl Cache {
     /// The packed layers of a ref, the lowest first; packed now where that has not been done.
     ///
@@ -102,18 +112,14 @@ impl Cache {
             return Ok(found);
         }
         drop(_packing);
-        let below = of.ancestor(at).view(meter).await?;
-        let readable = self.readable(layer, meter).await?;
+        let from = self.material(of, at, meter).await?;
         let _packing = layer.making.lock().await;
         if let Some(found) = self.known_blob(layer, choice)? {
             return Ok(found);
         }
         let (cache, again) = (self.clone(), layer.clone());
-        let (digest, size, diff_id) = blocking("pack layer", move || {
-            let (digest, size, diff_id) = cache.pack(&again, &readable, &below, choice)?;
-            Ok((digest, size, diff_id))
-        })
-        .await?;
+        let (digest, size, diff_id) =
+            blocking("pack layer", move || cache.pack(&again, from, choice)).await?;
         layer.state.lock().diff_id = Some(diff_id);
         let descriptor = Descriptor::new(media_type(choice.kind), digest, size);
         let level = level_name(choice.level);
@@ -177,29 +183,59 @@ impl Cache {
         }))
     }
 
+    /// What the layer at position `at` of a ref is packed from: bytes that have its diff id already, if there are any.
+    async fn material(&self, of: &ImmutableRef, at: usize, meter: &Arc<dyn Meter>) -> Result<Material> {
+        let layer = &of.layers()[at];
+        if let Some(diff_id) = layer.diff_id() {
+            if self.content().size(&diff_id.digest())?.is_some() {
+                return Ok(Material::Tar(diff_id));
+            }
+            if let Ok((packed, _)) = self.packed(layer) {
+                // A tar made anew from a pulled layer's directory would have another order, and so another diff id.
+                self.ensure_blob(layer, &packed, meter).await?;
+                return Ok(Material::Packed(packed.digest, diff_id));
+            }
+        }
+        let below = of.ancestor(at).view(meter).await?;
+        Ok(Material::Tree(self.readable(layer, meter).await?, below))
+    }
+
     /// Packs a layer; blocks.
     fn pack(
         &self,
         layer: &Layer,
-        readable: &crate::view::ViewLayer,
-        below: &View,
+        from: Material,
         choice: CompressionChoice,
     ) -> Result<(Digest, u64, DiffId)> {
         let ingest = self.content().ingest()?;
-        let known = layer
-            .diff_id()
-            .filter(|id| matches!(self.content().size(&id.digest()), Ok(Some(_))));
-        if let Some(diff_id) = known {
-            let tar = self.content().open(&diff_id.digest())?;
-            let packed = layer::compress(tar, ingest, choice.kind, choice.level)?;
-            packed.out.commit(packed.digest)?;
-            return Ok((packed.digest, packed.size, diff_id));
-        }
+        let (readable, below) = match from {
+            Material::Tar(diff_id) => {
+                let tar = self.content().open(&diff_id.digest())?;
+                let packed = layer::compress(tar, ingest, choice.kind, choice.level)?;
+                packed.out.commit(packed.digest)?;
+                return Ok((packed.digest, packed.size, diff_id));
+            }
+            Material::Packed(digest, diff_id) => {
+                let mut plain = DigestReader::new(layer::decompress(self.content().open(&digest)?)?);
+                let packed = layer::compress(&mut plain, ingest, choice.kind, choice.level)?;
+                let (_, found, _) = plain.finish();
+                if found != diff_id.digest() {
+                    return Err(CacheError::DigestMismatch {
+                        what: format!("the plain tar of blob {digest} is not the one its image config names"),
+                        expected: diff_id.digest(),
+                        found,
+                    });
+                }
+                packed.out.commit(packed.digest)?;
+                return Ok((packed.digest, packed.size, diff_id));
+            }
+            Material::Tree(readable, below) => (readable, below),
+        };
         let (reader, writer) = std::io::pipe().map_err(CacheError::io("make a pipe in", &self.inner.root))?;
         std::thread::scope(|scope| {
             let diffing = scope.spawn(|| -> Result<TarLayer> {
                 let out = BufWriter::with_capacity(PIPE_BUFFER, writer);
-                let (mut out, made) = self.plain(layer, readable, below, out)?;
+                let (mut out, made) = self.plain(layer, &readable, &below, out)?;
                 out.flush()
                     .map_err(CacheError::io("write to a pipe in", &self.inner.root))?;
                 Ok(made)
@@ -218,7 +254,7 @@ impl Cache {
     fn plain<W: Write>(
         &self,
         layer: &Layer,
-        readable: &crate::view::ViewLayer,
+        readable: &ViewLayer,
         below: &View,
         out: W,
     ) -> Result<(W, TarLayer)> {

@@ -11,7 +11,7 @@
 use crate::{
     Cache, db,
     error::{CacheError, Result},
-    layer::{self, Limits, TarLayerWriter, TreeIndex},
+    layer::{self, Limits, Place, TarLayerWriter, TreeIndex},
     owner::lock_file,
     refs::{ImmutableRef, Layer, RecordInfo},
     store::Origin,
@@ -164,7 +164,9 @@ impl ImmutableRef {
             .await?;
             return cache.settle_dir(layer, aside, None);
         }
-        let (diff_id, aside, tree) = cache.take_apart(layer, Want::Dir, Some(below), meter).await?;
+        let (diff_id, aside, tree) = cache
+            .take_apart(layer, cache.packed(layer)?, Want::Dir, Some(below), meter)
+            .await?;
         cache.check_diff_id(layer, diff_id)?;
         let aside = aside.expect("a directory was asked for");
         cache.settle_dir(layer, aside, tree)
@@ -219,7 +221,9 @@ impl Cache {
             layer.state.lock().readable = Some(found.clone());
             return Ok(as_view(found));
         }
-        let (diff_id, _, tree) = self.take_apart(layer, Want::Tree, None, meter).await?;
+        let (diff_id, _, tree) = self
+            .take_apart(layer, self.packed(layer)?, Want::Tree, None, meter)
+            .await?;
         self.check_diff_id(layer, diff_id)?;
         let tree = tree.expect("a tree was asked for");
         self.keep_tree(layer.id, &tree)?;
@@ -248,7 +252,10 @@ impl Cache {
         if self.content().touch(&blob.digest)? {
             return Ok(());
         }
-        self.take_apart(layer, Want::Blob, None, meter).await.map(drop)
+        let variant = self.variant(layer, Some(&blob.digest))?;
+        self.take_apart(layer, variant, Want::Blob, None, meter)
+            .await
+            .map(drop)
     }
 
     /// Where the directory of a layer is, or would be.
@@ -346,9 +353,13 @@ impl Cache {
                 (None, false) => None,
             };
             let tree = bytes.map(|bytes| TreeIndex::decode(&bytes)).transpose()?;
-            if let (true, Some(diff_id)) = (has_tar, diff_id) {
+            // A tar may have come later than the directory, whose tree says where contents lie: then the directory is
+            // read, or, where it is gone, the tar is looked through.
+            let is_of_dir = |tree: &TreeIndex| tree.iter().any(|record| record.place() == Place::Dir);
+            let lies_in_dir = tree.as_ref().is_some_and(is_of_dir);
+            if let (true, Some(diff_id)) = (has_tar && !(lies_in_dir && has_dir), diff_id) {
                 let digest = Digest::from(diff_id);
-                let tree = match tree {
+                let tree = match tree.filter(|_| !lies_in_dir) {
                     Some(tree) => tree,
                     // A tar without its tree: one fetched plain.
                     None => {
@@ -379,11 +390,11 @@ impl Cache {
     async fn take_apart(
         &self,
         layer: &Arc<Layer>,
+        (blob, origin): (Descriptor, Option<Origin>),
         want: Want,
         below: Option<View>,
         meter: &Arc<dyn Meter>,
     ) -> Result<(DiffId, Option<Aside>, Option<TreeIndex>)> {
-        let (blob, origin) = self.packed(layer)?;
         let expected = layer.diff_id();
         if self.content().touch(&blob.digest)? {
             let file = self.content().open(&blob.digest)?;
@@ -549,12 +560,18 @@ impl Cache {
 
     /// The packed variant to read a layer from: one that is here rather than one to be fetched.
     pub(crate) fn packed(&self, layer: &Layer) -> Result<(Descriptor, Option<Origin>)> {
+        self.variant(layer, None)
+    }
+
+    /// The packed variant of that digest, or the handiest.
+    fn variant(&self, layer: &Layer, digest: Option<&Digest>) -> Result<(Descriptor, Option<Origin>)> {
         let found = self.inner.db.read("look for packed layer", |c| {
             c.prepare_cached(
-                "SELECT digest, media_type, size, origin FROM layer_blobs WHERE layer = ?1
+                "SELECT digest, media_type, size, origin FROM layer_blobs
+                 WHERE layer = ?1 AND (?2 IS NULL OR digest = ?2)
                  ORDER BY digest IN (SELECT digest FROM blobs) DESC, origin IS NULL, digest LIMIT 1",
             )?
-            .query_row([layer.id.0], |row| {
+            .query_row(params![layer.id.0, digest.map(Digest::as_bytes)], |row| {
                 let digest: [u8; 32] = row.get(0)?;
                 let size = row.get::<_, i64>(2)?.cast_unsigned();
                 let blob = Descriptor::new(row.get::<_, String>(1)?, digest.into(), size);
@@ -563,7 +580,10 @@ impl Cache {
             .optional()
         })?;
         found.ok_or_else(|| CacheError::Missing {
-            what: format!("every form of layer {}", layer.id.0),
+            what: match digest {
+                Some(digest) => format!("blob {digest} of layer {}", layer.id.0),
+                None => format!("every form of layer {}", layer.id.0),
+            },
         })
     }
 
