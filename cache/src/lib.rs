@@ -31,6 +31,7 @@ mod cache_mount; // RUN --mount=type=cache
 mod images; // the builder's own image store
 mod keys_db; // cache keys
 mod results; // what keys lead to
+pub mod remote; // caches of other machines
 mod usage; // what takes how many bytes
 mod gc; // what may go
 mod watch; // what running steps write
