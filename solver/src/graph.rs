@@ -112,6 +112,8 @@ pub(crate) struct Node<R> {
     pub(crate) holders: Vec<BuildId>,
     /// What those brought along.
     pub(crate) groups: Groups,
+    /// The slots of the caches those import.
+    pub(crate) imports: Vec<usize>,
     /// Whether one of them went away since the op was last asked something.
     pub(crate) has_lost_holder: bool,
     pub(crate) maps: Vec<CacheMap>,
@@ -166,8 +168,8 @@ pub(crate) struct Edge<R> {
     /// Where those were found.
     pub(crate) found: Vec<(usize, KeyId)>,
     pub(crate) candidates: Vec<Candidate>,
-    /// Records that were tried.
-    pub(crate) tried: Vec<ResultId>,
+    /// Records that were tried, with the slots of their stores.
+    pub(crate) tried: Vec<(usize, ResultId)>,
     pub(crate) load: Question,
     pub(crate) result: Option<Cached<R>>,
     pub(crate) failure: Option<Arc<VertexError>>,
@@ -206,8 +208,11 @@ impl<R> Edge<R> {
     /// Forgets candidates that were tried in vain.
     pub(crate) fn drop_tried(&mut self) {
         let tried = &self.tried;
-        self.candidates
-            .retain(|candidate| !tried.contains(&candidate.record.result));
+        self.candidates.retain(|candidate| {
+            !tried
+                .iter()
+                .any(|(slot, result)| *slot == candidate.slot && *result == candidate.record.result)
+        });
     }
 
     /// Whether nothing more will happen to it.

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
-use keys::{CacheKey, KeyStore};
+use keys::{CacheKey, KeyStore, StoreError};
 use llb::Definition;
 use oci::Digest;
 use parking_lot::Mutex;
@@ -24,10 +24,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::{Place, SolveError, VertexError};
+use crate::export::{self, ExportedKey};
 use crate::graph::{BuildId, Cached};
 use crate::load;
 use crate::once::Shared;
-use crate::op::{Group, OpContext, Ops};
+use crate::op::{Group, ImportedCache, OpContext, Ops};
 use crate::progress::{Clock, EventReader, Feed, LogLimits, Step, VertexInfo};
 use crate::report::StepReport;
 use crate::scheduler::{Core, Owner};
@@ -135,6 +136,15 @@ impl<R: Clone + Send + Sync + 'static> Solver<R> {
         }
     }
 
+    /// What is known of these keys of a result and of all that is behind them, what others are made of first.
+    ///
+    /// # Errors
+    /// The store of keys failed.
+    pub fn export(&self, keys: &[CacheKey]) -> Result<Vec<ExportedKey>, StoreError> {
+        let local = self.shared.core.lock().stores.local().clone();
+        export::export(keys, &local)
+    }
+
     /// How much is held at the moment.
     #[must_use]
     pub fn holdings(&self) -> Holdings {
@@ -239,6 +249,14 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
         }
     }
 
+    /// Lets the builds of this job that begin from now on use a cache of another machine. What a vertex that other jobs
+    /// want too is found by there serves them as well.
+    pub fn import(&self, cache: Arc<dyn ImportedCache<R>>) {
+        if !self.ended.is_cancelled() {
+            self.shared.core.lock().import(self.owner.job, cache);
+        }
+    }
+
     /// What became of every vertex of the job's builds so far, first steps first.
     #[must_use]
     pub fn report(&self) -> Vec<StepReport> {
@@ -304,6 +322,9 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
 
     fn end(&self) {
         self.ended.cancel();
+        // Dropped outside of the lock.
+        let imports = self.shared.core.lock().forget_imports(self.owner.job);
+        drop(imports);
         let builds = std::mem::take(&mut self.held.lock().builds);
         for build in builds {
             self.release(build);

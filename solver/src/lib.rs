@@ -11,7 +11,8 @@
 //! 3. `scheduler` owns all state and decides; `edge` is the life of one output of one vertex; `keys` asks
 //!    which result a key has; `turns` says who may run.
 //! 4. `once` asks ops and brings answers back.
-//! 5. `progress` is what the builds show meanwhile.
+//! 5. `export` tells what is known of a result's keys, for other machines.
+//! 6. `progress` is what the builds show meanwhile.
 //!
 //! Touches no bytes, files or sockets: an [`Op`] does the work and `R` is whatever it gives (a ref in the
 //! builder, a number in tests). Reads no clock but the one it is given.
@@ -27,6 +28,7 @@ mod keys;
 mod edge;
 mod scheduler;
 mod once;
+mod export;
 mod job;
 #[cfg(test)]
 mod simulation;
@@ -34,7 +36,8 @@ mod simulation;
 mod tests;
 
 pub use error::{Blame, OpError, Phase, Place, SolveError, VertexError};
+pub use export::ExportedKey;
 pub use job::{BuiltResult, Holdings, Job, Options, Solver};
 pub use load::dot;
-pub use op::{CacheMap, Dep, Group, Op, OpContext, Ops};
+pub use op::{CacheMap, Dep, Group, ImportedCache, Op, OpContext, Ops};
 pub use report::{InputReport, Outcome, StepReport};

@@ -27,8 +27,8 @@ use tracing::Instrument;
 use crate::error::{OpError, VertexError};
 use crate::graph::{BuildId, Cached, Candidate};
 use crate::keys::LOCAL;
-use crate::op::Ops;
-use crate::scheduler::{Call, Command, Core, Event};
+use crate::op::{OpContext, Ops};
+use crate::scheduler::{Call, Command, Core, Event, Loaded};
 
 /// How a build ended.
 pub(crate) type Answer<R> = Result<Cached<R>, Arc<VertexError>>;
@@ -98,7 +98,7 @@ impl<R: Clone + Send + Sync + 'static> Shared<R> {
                 let name = ctx.vertex.name.clone();
                 let shared = self.clone();
                 let asked = async move {
-                    let (answer, tried) = shared.load(candidates).await;
+                    let (answer, tried) = shared.load(&ctx, candidates).await;
                     Event::Loaded {
                         edge,
                         answer,
@@ -159,18 +159,53 @@ impl<R: Clone + Send + Sync + 'static> Shared<R> {
     }
 
     /// The first candidate that can be loaded, and the names of all that were tried before it.
-    async fn load(&self, candidates: Vec<Candidate>) -> (Option<(Candidate, R)>, Vec<ResultId>) {
+    async fn load(
+        &self,
+        ctx: &OpContext,
+        candidates: Vec<Candidate>,
+    ) -> (Option<Loaded<R>>, Vec<(usize, ResultId)>) {
         let mut tried = Vec::new();
         for candidate in candidates {
             let name = candidate.record.result.clone();
-            match guard(self.ops.load(&name)).await {
-                Ok(Some(result)) => return (Some((candidate, result)), tried),
+            let found = match candidate.slot {
+                LOCAL => guard(self.ops.load(&name))
+                    .await
+                    .map(|found| found.map(|found| (found, None))),
+                slot => self.load_imported(ctx, slot, &name).await,
+            };
+            match found {
+                Ok(Some((result, kept))) => {
+                    let loaded = Loaded {
+                        candidate,
+                        result,
+                        kept,
+                    };
+                    return (Some(loaded), tried);
+                }
                 Ok(None) => self.release(&candidate),
                 Err(error) => tracing::warn!(result = %name, error = %error, "cached result not loaded"),
             }
-            tried.push(name);
+            tried.push((candidate.slot, name));
         }
         (None, tried)
+    }
+
+    /// A result of an imported cache, and the name it is kept under from now on.
+    async fn load_imported(
+        &self,
+        ctx: &OpContext,
+        slot: usize,
+        name: &ResultId,
+    ) -> Result<Option<(R, Option<ResultId>)>, OpError> {
+        let Some(cache) = self.core.lock().imported(slot) else {
+            return Ok(None);
+        };
+        let loading = guard(cache.load(ctx, name));
+        let Some(result) = ctx.unless_canceled(loading).await?? else {
+            return Ok(None);
+        };
+        let kept = self.save(vec![result.clone()]).await.pop();
+        Ok(Some((result, kept.and_then(|(_, kept)| kept))))
     }
 
     /// A result that is gone shall not be found again.

@@ -5,6 +5,7 @@
 //!                      ├─ content_digest(input, result) ─▶ a key by content
 //!                      └─ exec(results of inputs) ─▶ results
 //! record ─ Ops::load ─▶ result            result ─ Ops::save ─▶ the name it is kept under
+//! record of an imported cache ─ ImportedCache::load ─▶ result
 //! ```
 //!
 //! The solver calls each of them at most once per vertex, however many builds want it; again only when
@@ -14,7 +15,7 @@ use std::any::Any;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use keys::ResultId;
+use keys::{KeyStore, ResultId};
 use llb::Vertex;
 use oci::Digest;
 use tokio_util::sync::CancellationToken;
@@ -86,6 +87,20 @@ pub trait Ops<R>: Send + Sync {
     /// # Errors
     /// It could not be kept; the build goes on and the step will run again next time.
     async fn save(&self, result: &R) -> Result<Option<ResultId>, OpError>;
+}
+
+/// A cache of another machine that a job may use: its keys, and how their results are had.
+#[async_trait]
+pub trait ImportedCache<R>: Send + Sync {
+    /// Its keys; they are only asked.
+    fn keys(&self) -> Arc<dyn KeyStore>;
+
+    /// The result of a record of its keys, or `None` if it is not to be had: then another record is tried, and then the op
+    /// is run. What was loaded is filed in the local store.
+    ///
+    /// # Errors
+    /// As for `None`; the log says why.
+    async fn load(&self, ctx: &OpContext, id: &ResultId) -> Result<Option<R>, OpError>;
 }
 
 /// What a build brings along for the ops that run for it (the worker keeps its session there).

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use keys::{CacheKey, KeyStore, ResultId};
+use keys::{CacheKey, KeyStore, Record, ResultId};
 use oci::Digest;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -29,7 +29,7 @@ use crate::graph::{
 };
 use crate::keys::Stores;
 use crate::load::{Plan, Step};
-use crate::op::{CacheMap, Group, Op, OpContext};
+use crate::op::{CacheMap, Group, ImportedCache, Op, OpContext};
 use crate::progress::{Clock, Event as Progress, Feed, LogLimits, Sink, Stream, VertexEvent};
 use crate::report::{Outcome, StepReport};
 use crate::turns::{Claim, Turns};
@@ -48,14 +48,22 @@ pub(crate) enum Event<R> {
     /// `answer` is the candidate that could be loaded, of those in the command.
     Loaded {
         edge: EdgeId,
-        answer: Option<(Candidate, R)>,
-        tried: Vec<ResultId>,
+        answer: Option<Loaded<R>>,
+        tried: Vec<(usize, ResultId)>,
         began: SystemTime,
     },
     Ran {
         node: NodeId,
         answer: Result<Vec<(R, Option<ResultId>)>, OpError>,
     },
+}
+
+/// A result that was loaded.
+pub(crate) struct Loaded<R> {
+    pub(crate) candidate: Candidate,
+    pub(crate) result: R,
+    /// The name it is kept under here, if it came from an imported cache.
+    pub(crate) kept: Option<ResultId>,
 }
 
 /// A question to the world outside.
@@ -111,6 +119,12 @@ struct Build {
     root: Option<EdgeId>,
 }
 
+/// A cache that a job imports.
+struct Import<R> {
+    job: u64,
+    cache: Arc<dyn ImportedCache<R>>,
+}
+
 /// The state of all builds and the only one to change it.
 pub(crate) struct Core<R> {
     pub(crate) graph: Graph<R>,
@@ -121,6 +135,8 @@ pub(crate) struct Core<R> {
     pub(crate) now: SystemTime,
     builds: HashMap<BuildId, Build>,
     next_build: u64,
+    /// The caches that jobs import.
+    imports: HashMap<usize, Import<R>>,
     queue: VecDeque<EdgeId>,
     clock: Clock,
     log_limits: LogLimits,
@@ -142,10 +158,32 @@ impl<R: Clone> Core<R> {
             now: clock(),
             builds: HashMap::new(),
             next_build: 0,
+            imports: HashMap::new(),
             queue: VecDeque::new(),
             clock,
             log_limits,
         }
+    }
+
+    /// Lets the builds of a job that begin from now on use a cache of another machine.
+    pub(crate) fn import(&mut self, job: u64, cache: Arc<dyn ImportedCache<R>>) {
+        let slot = self.stores.import(cache.keys());
+        self.imports.insert(slot, Import { job, cache });
+    }
+
+    /// The imported cache of a slot, while its job lasts.
+    pub(crate) fn imported(&self, slot: usize) -> Option<Arc<dyn ImportedCache<R>>> {
+        self.imports.get(&slot).map(|import| import.cache.clone())
+    }
+
+    /// Takes away the caches a job imported.
+    pub(crate) fn forget_imports(&mut self, job: u64) -> Vec<Arc<dyn ImportedCache<R>>> {
+        let gone = self.imports.extract_if(|_, import| import.job == job);
+        let gone: Vec<_> = gone.collect();
+        for (slot, _) in &gone {
+            self.stores.remove(*slot);
+        }
+        gone.into_iter().map(|(_, import)| import.cache).collect()
     }
 
     /// Puts a build's vertices into the graph and asks for its result.
@@ -215,6 +253,7 @@ impl<R: Clone> Core<R> {
                 height: step.height,
                 holders: Vec::new(),
                 groups: Arc::default(),
+                imports: Vec::new(),
                 has_lost_holder: false,
                 maps: Vec::new(),
                 map_question: Question::NotAsked,
@@ -244,10 +283,15 @@ impl<R: Clone> Core<R> {
             return;
         }
         let owner = holder.owner.clone();
+        let brought = self.imports.iter().filter(|(_, import)| import.job == owner.job);
+        let brought: Vec<usize> = brought.map(|(slot, _)| *slot).collect();
         let Some(node) = self.graph.get_mut(id) else {
             return;
         };
         node.holders.push(build);
+        node.imports.extend(brought);
+        node.imports.sort_unstable();
+        node.imports.dedup();
         node.groups.lock().push((build.0, owner.group.clone()));
         let info = node.info.clone();
         let merged: Vec<_> = node
@@ -343,8 +387,8 @@ impl<R: Clone> Core<R> {
     fn loaded(
         &mut self,
         id: EdgeId,
-        answer: Option<(Candidate, R)>,
-        tried: Vec<ResultId>,
+        answer: Option<Loaded<R>>,
+        tried: Vec<(usize, ResultId)>,
         began: SystemTime,
     ) {
         let now = self.now;
@@ -355,10 +399,16 @@ impl<R: Clone> Core<R> {
         edge.tried.extend(tried);
         let is_late = edge.is_settled();
         match answer {
-            Some((candidate, result)) if !is_late => {
+            Some(loaded) if !is_late => {
+                let Candidate { key, record, .. } = loaded.candidate;
+                if let Some(result) = loaded.kept {
+                    let created = record.created;
+                    self.stores.file_imported(&key, &Record { result, created });
+                }
+                let edge = self.graph.edge_mut(id).expect("it was there above");
                 edge.result = Some(Cached {
-                    result,
-                    keys: vec![candidate.key],
+                    result: loaded.result,
+                    keys: vec![key],
                 });
                 let node = self.graph.get_mut(id.node).expect("its edge is there");
                 node.outcome = Outcome::Loaded;

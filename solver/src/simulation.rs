@@ -18,7 +18,7 @@ use crate::graph::BuildId;
 use crate::load::{self, Plan, Step};
 use crate::op::{CacheMap, Dep, Op, OpContext};
 use crate::progress::{Clock, Event as Progress, EventReader, LogLimits, Stream, VertexInfo};
-use crate::scheduler::{Command, Core, Event, Owner};
+use crate::scheduler::{Command, Core, Event, Loaded, Owner};
 
 /// Numbers that look random and are the same in every run.
 pub(crate) struct Dice(u64);
@@ -309,8 +309,14 @@ impl<'a> Simulation<'a> {
                 let mut answer = None;
                 for candidate in candidates {
                     match self.world.results.get(&candidate.record.result) {
-                        Some(result) => answer = Some((candidate, *result)),
-                        None => tried.push(candidate.record.result.clone()),
+                        Some(result) => {
+                            answer = Some(Loaded {
+                                result: *result,
+                                candidate,
+                                kept: None,
+                            });
+                        }
+                        None => tried.push((candidate.slot, candidate.record.result.clone())),
                     }
                     if answer.is_some() {
                         break;

@@ -13,6 +13,7 @@ use keys::{CacheKey, Dependency, KeyId, Record};
 
 use crate::error::VertexError;
 use crate::graph::{Cached, Content, Edge, EdgeId, Exec, Graph, Level, Node};
+use crate::keys::LOCAL;
 use crate::op::CacheMap;
 use crate::scheduler::Core;
 
@@ -171,7 +172,7 @@ fn own_keys<R: Clone>(core: &mut Core<R>, id: EdgeId, edge: &mut Edge<R>) {
         .expect("the edge that takes a step has a node");
     for map in &node.maps[edge.maps_seen..] {
         let key = root(map, output(id));
-        for (slot, found) in core.stores.ids(&key) {
+        for (slot, found) in core.stores.ids(&node.imports, &key) {
             edge.candidates.extend(core.stores.candidates(&key, slot, &found));
         }
         edge.keys.push(key);
@@ -200,14 +201,14 @@ fn look_up<R: Clone>(core: &mut Core<R>, id: EdgeId, edge: &mut Edge<R>) -> bool
         let before = input.matches.len();
         if let Some(source) = core.graph.edge(node.inputs[index]) {
             for key in &source.keys[input.probed..] {
-                input
-                    .matches
-                    .extend(core.stores.query(key, &link(index, map.deps[index].selector)));
+                let link = link(index, map.deps[index].selector);
+                input.matches.extend(core.stores.query(&node.imports, key, &link));
             }
             input.probed = source.keys.len();
         }
         if let (Content::Known(Some(key)), false) = (&node.contents[index], input.probed_content) {
-            input.matches.extend(core.stores.query(key, &link(index, None)));
+            let link = link(index, None);
+            input.matches.extend(core.stores.query(&node.imports, key, &link));
             input.probed_content = true;
         }
         if input.matches.len() > before {
@@ -245,7 +246,8 @@ fn intersect<R: Clone>(core: &mut Core<R>, id: EdgeId, edge: &mut Edge<R>) {
         edge.found.push((slot, found));
         for key in result_keys(&core.graph, id) {
             core.stores.remember(&key, slot, found);
-            if has_content {
+            // What an imported cache knows is filed when its result was had.
+            if has_content && slot == LOCAL {
                 core.stores.link_alternatives(&key);
             }
             edge.candidates.extend(core.stores.candidates(&key, slot, &found));
@@ -255,9 +257,15 @@ fn intersect<R: Clone>(core: &mut Core<R>, id: EdgeId, edge: &mut Edge<R>) {
     sort_candidates(edge);
 }
 
-/// Newest first; of equally new ones the local one.
+/// Those of the local store first, then newest first.
+///
+/// Differs: BuildKit takes the newest wherever it is; what is here need not be fetched.
 fn sort_candidates<R>(edge: &mut Edge<R>) {
-    edge.candidates
-        .sort_by(|a, b| b.record.created.cmp(&a.record.created).then(a.slot.cmp(&b.slot)));
+    edge.candidates.sort_by(|a, b| {
+        let is_remote = (a.slot != LOCAL).cmp(&(b.slot != LOCAL));
+        is_remote
+            .then(b.record.created.cmp(&a.record.created))
+            .then(a.slot.cmp(&b.slot))
+    });
     edge.drop_tried();
 }
