@@ -4,6 +4,7 @@ use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use crate::sys::{self, MountAttributes};
 use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Result;
 use rustix::mount::{
@@ -49,13 +50,18 @@ pub(crate) fn attach(mount: impl AsFd, target: impl AsFd) -> Result<()> {
 /// A detached copy of the tree at `source`, with what is mounted below it. Does not allocate.
 ///
 /// # Errors
-/// Those of open_tree(2).
+/// Those of open_tree(2) and mount_setattr(2).
 pub(crate) fn copy(source: impl AsFd) -> Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE
         | OpenTreeFlags::OPEN_TREE_CLOEXEC
         | OpenTreeFlags::AT_EMPTY_PATH
         | OpenTreeFlags::AT_RECURSIVE;
-    open_tree(source, c"", flags)
+    let tree = open_tree(source, c"", flags)?;
+    // Where the host's mounts are shared, as systemd has them, the copy would follow them.
+    let private = MountAttributes::propagate(libc::MS_PRIVATE);
+    sys::mount_setattr(tree.as_fd(), private)
+        .map_err(|error| rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO))?;
+    Ok(tree)
 }
 
 /// Opens `path` as if `root` were `/`: links are followed inside, nothing leads out. Does not allocate for a `&CStr`.

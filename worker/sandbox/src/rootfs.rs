@@ -37,14 +37,29 @@ pub(crate) struct OverlaySupport {
 }
 
 impl OverlaySupport {
-    /// Assumes the best until the kernel says otherwise.
+    /// Assumes the best of this kernel's version until the kernel says otherwise.
     pub(crate) fn new(userxattr: bool) -> Self {
         Self {
-            appends: Cell::new(true),
+            // Asking an older one would work too, and leave a line in its log each time.
+            appends: Cell::new(
+                rustix::system::uname()
+                    .release()
+                    .to_str()
+                    .is_ok_and(|release| at_least(release, (6, 7))),
+            ),
             volatile: Cell::new(true),
             userxattr,
         }
     }
+}
+
+/// Tells whether a kernel of this `release`, as `6.1.0-56-cloud-amd64`, is of that version or newer.
+fn at_least(release: &str, version: (u32, u32)) -> bool {
+    let mut numbers = release
+        .split(|c: char| !c.is_ascii_digit())
+        .map_while(|number| number.parse().ok());
+    let major = numbers.next().unwrap_or(0);
+    (major, numbers.next().unwrap_or(0)) >= version
 }
 
 /// The staging area; the working directory of the spawner while it lives.
@@ -172,24 +187,21 @@ impl Stage {
             lowers: &lowers,
             upper: upper.as_ref(),
         };
-        if support.appends.get() {
-            match self.mount_new(overlay, support, &options, place) {
-                Err(Failure::Setup(_, libc::EINVAL)) if !self.appends_work(&options) => {
-                    support.appends.set(false);
-                }
-                other => return other,
-            }
+        if !support.appends.get() {
+            return self.mount_old(overlay, support, &options, place);
         }
-        self.mount_old(overlay, support, &options, place)
-    }
-
-    /// Tells whether this kernel takes layers one by one.
-    fn appends_work(&self, options: &Options<'_>) -> bool {
-        let probe = || {
-            let context = fsopen(c"overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-            fsconfig_set_string(&context, c"lowerdir+", options.lowers[0].as_c_str())
-        };
-        probe().is_ok()
+        match self.mount_new(overlay, support, &options, place) {
+            // Kernels before 6.7 take `lowerdir+` in silence and refuse the whole; the string they know tells whether
+            // that was the reason.
+            Err(refused @ Failure::Setup(_, libc::EINVAL)) => {
+                let mounted = self
+                    .mount_old(overlay, support, &options, place)
+                    .map_err(|_| refused)?;
+                support.appends.set(false);
+                Ok(mounted)
+            }
+            other => other,
+        }
     }
 
     fn mount_new(
@@ -328,5 +340,29 @@ pub(crate) fn name_of(root: &crate::spec::Root) -> PathBuf {
             .as_ref()
             .map(|upper| upper.dir.clone())
             .unwrap_or_else(|| "read-only layers".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::at_least;
+
+    #[test]
+    fn releases_are_compared_by_number() {
+        for (release, expected) in [
+            ("6.1.0-56-cloud-amd64", false),
+            ("6.6.87.2-microsoft-standard-WSL2", false),
+            ("5.15.0-1-generic", false),
+            ("4.18.0-553.el8.x86_64", false),
+            ("6.7.0", true),
+            ("6.7-rc1", true),
+            ("6.10.3", true),
+            ("7.0", true),
+            ("10", true),
+            ("", false),
+            ("strange", false),
+        ] {
+            assert_eq!(at_least(release, (6, 7)), expected, "{release}");
+        }
     }
 }

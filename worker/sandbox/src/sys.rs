@@ -209,6 +209,16 @@ impl MountAttributes {
             userns: 0,
         }
     }
+
+    /// Changes the propagation alone, to `MS_PRIVATE` and the like.
+    pub(crate) const fn propagate(propagation: u64) -> Self {
+        Self {
+            set: 0,
+            clear: 0,
+            propagation,
+            userns: 0,
+        }
+    }
 }
 
 /// Changes the attributes of the mount `fd` refers to, and of all below it.
