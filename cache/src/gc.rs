@@ -429,9 +429,12 @@ pub(crate) fn disk(path: &Path) -> Result<(u64, u64)> {
 
 /// Makes writers ask for room from now on.
 pub(crate) fn guard(cache: &Cache) -> Result<()> {
-    let (total, _) = disk(&cache.inner.root)?;
+    let total = cache.disk_bytes()?;
     let default = (total / 100 * DEFAULT_CEILING_PERCENT).min(DEFAULT_CEILING_BYTES);
-    let ceiling = cache.inner.options.ceiling.unwrap_or(default);
+    let options = &cache.inner.options;
+    let ceiling = options
+        .ceiling
+        .unwrap_or_else(|| default.max(options.least_ceiling));
     let inner: Weak<Inner> = Arc::downgrade(&cache.inner);
     let (used, measured) = (AtomicU64::new(0), AtomicI64::new(0));
     cache.content().set_room(Arc::new(move |path, needed| {
@@ -469,6 +472,14 @@ pub(crate) fn guard(cache: &Cache) -> Result<()> {
 }
 
 impl Cache {
+    /// The size of the disk the store is on.
+    ///
+    /// # Errors
+    /// It cannot be measured.
+    pub fn disk_bytes(&self) -> Result<u64> {
+        disk(&self.inner.root).map(|(total, _)| total)
+    }
+
     /// Bytes of blobs and measured directories, by one query.
     fn quick_bytes(&self) -> Result<u64> {
         self.inner.db.read("measure store", |c| {

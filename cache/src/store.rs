@@ -44,6 +44,8 @@ const SMALL_TREE_BYTES: usize = 32 << 10;
 pub struct Options {
     /// How many bytes the store may have; `None` for the default: the least of 80 % of the disk and 100 GB.
     pub ceiling: Option<u64>,
+    /// The default ceiling is not below this.
+    pub least_ceiling: u64,
     /// How directories of layers are made on this machine.
     pub dirs: DirOptions,
 }

@@ -251,11 +251,11 @@ impl Container {
             user: found.user,
             hostname: hostname.to_owned(),
             hosts: Some(network::hosts(hostname, &self.wanted.extra_hosts)),
-            resolv_conf: Some(network::resolv_conf(is_host)),
+            resolv_conf: Some(self.worker.resolv_conf(is_host)),
             security: process::security(wanted.security),
             network: self.network,
             rlimits: process::rlimits(meta)?,
-            cgroup_parent: text(&self.wanted.cgroup_parent),
+            cgroup_parent: self.worker.cgroup_parent(&self.wanted.cgroup_parent),
             ..Spec::default()
         };
         Ok(process::with_shm_size(spec))

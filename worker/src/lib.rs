@@ -26,7 +26,7 @@ pub mod explain;
 
 pub use cdi::{DeviceError, DeviceGrants, InvalidGrant, KnownDevice};
 pub use meter::SinkMeter;
-pub use network::resolv_conf;
+pub use network::Dns;
 pub use ops::exec::ExitError;
 pub use source::git::GitError;
 pub use source::http::HttpError;

@@ -2,7 +2,7 @@
 //!
 //! | from | into |
 //! |---|---|
-//! | the machine's `resolv.conf` (systemd-resolved's own where the stub is listed) | `/etc/resolv.conf`, without loopback servers unless the step uses the machine's network |
+//! | the daemon's `[dns]`, else the machine's `resolv.conf` (systemd-resolved's own where the stub is listed) | `/etc/resolv.conf`, without loopback servers unless the step uses the machine's network |
 //! | `--add-host` and the step's host name | `/etc/hosts` |
 use llb::op::HostIp;
 use std::{fmt::Write as _, fs, net::IpAddr};
@@ -21,15 +21,57 @@ pub(crate) fn hosts(hostname: &str, extra: &[HostIp]) -> Vec<u8> {
     text.into_bytes()
 }
 
+/// Name servers of steps; what is empty is taken from the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses of servers.
+    pub nameservers: Vec<String>,
+    /// Options of the resolver.
+    pub options: Vec<String>,
+    /// Domains that are searched.
+    pub search_domains: Vec<String>,
+}
+
+impl Dns {
+    /// A machine's `resolv.conf` with these instead of its own.
+    fn over(&self, text: &str) -> String {
+        let groups = [
+            ("nameserver", &self.nameservers),
+            ("search", &self.search_domains),
+            ("options", &self.options),
+        ];
+        let is_replaced = |line: &&str| {
+            let word = line.split_whitespace().next().unwrap_or_default();
+            let word = if word == "domain" { "search" } else { word };
+            groups
+                .iter()
+                .any(|(name, values)| *name == word && !values.is_empty())
+        };
+        let mut lines: Vec<String> = text
+            .lines()
+            .filter(|line| !is_replaced(line))
+            .map(str::to_owned)
+            .collect();
+        lines.extend(
+            self.nameservers
+                .iter()
+                .map(|server| format!("nameserver {server}")),
+        );
+        let of_one_line = groups.iter().skip(1).filter(|(_, values)| !values.is_empty());
+        lines.extend(of_one_line.map(|(name, values)| format!("{name} {}", values.join(" "))));
+        lines.iter().map(|line| format!("{line}\n")).collect()
+    }
+}
+
 /// The step's `/etc/resolv.conf`.
-pub fn resolv_conf(is_host_network: bool) -> Vec<u8> {
+pub(crate) fn resolv_conf(dns: &Dns, is_host_network: bool) -> Vec<u8> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut text = read("/etc/resolv.conf");
     let servers: Vec<&str> = text.lines().filter_map(server).collect();
     if servers == [STUB] && !is_host_network {
         text = read("/run/systemd/resolve/resolv.conf");
     }
-    filtered(&text, is_host_network).into_bytes()
+    filtered(&dns.over(&text), is_host_network).into_bytes()
 }
 
 fn server(line: &str) -> Option<&str> {
@@ -58,6 +100,33 @@ fn filtered(text: &str, is_host_network: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_configured_takes_the_place_of_the_machines() {
+        let machine = "# made by hand\nnameserver 10.0.0.1\ndomain lan\noptions ndots:2\n";
+        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
+        for (dns, expected) in [
+            (Dns::default(), machine.to_owned()),
+            (
+                Dns {
+                    nameservers: words(&["1.1.1.1", "9.9.9.9"]),
+                    ..Dns::default()
+                },
+                "# made by hand\ndomain lan\noptions ndots:2\nnameserver 1.1.1.1\nnameserver 9.9.9.9\n"
+                    .to_owned(),
+            ),
+            (
+                Dns {
+                    options: words(&["edns0"]),
+                    search_domains: words(&["a.b", "c"]),
+                    ..Dns::default()
+                },
+                "# made by hand\nnameserver 10.0.0.1\nsearch a.b c\noptions edns0\n".to_owned(),
+            ),
+        ] {
+            assert_eq!(dns.over(machine), expected);
+        }
+    }
 
     #[test]
     fn servers_a_step_cannot_reach_are_left_out() {

@@ -24,6 +24,7 @@ use solver::{OpContext, OpError};
 
 use crate::cdi::{DeviceGrants, KnownDevice};
 use crate::executor::{Executor, RunError, room};
+use crate::network::{self, Dns};
 use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
@@ -39,6 +40,12 @@ pub struct Options {
     pub platform: Platform,
     /// Where devices are described (CDI); what lies in a later one wins.
     pub cdi_directories: Vec<PathBuf>,
+    /// Name servers of steps, instead of the machine's.
+    pub dns: Dns,
+    /// Steps that ask for no network in particular share the machine's.
+    pub shares_network: bool,
+    /// Above the control groups of steps that name no parent.
+    pub cgroup_parent: Option<String>,
 }
 
 impl Default for Options {
@@ -49,6 +56,9 @@ impl Default for Options {
             cdi_directories: ["/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"]
                 .map(PathBuf::from)
                 .into(),
+            dns: Dns::default(),
+            shares_network: false,
+            cgroup_parent: None,
         }
     }
 }
@@ -141,6 +151,7 @@ impl Worker {
         match mode {
             NetMode::None => return (None, spec::Network::None),
             NetMode::Host => return (None, spec::Network::Host),
+            NetMode::Sandbox if self.options.shares_network => return (None, spec::Network::Host),
             NetMode::Sandbox => {}
         }
         if self.network_fault.get().is_none() {
@@ -171,7 +182,7 @@ impl Worker {
     /// # Errors
     /// This machine has no address that steps would reach.
     pub async fn host_address(&self) -> Result<IpAddr, sandbox::Error> {
-        if self.network_fault.get().is_some() {
+        if self.network_fault.get().is_some() || self.options.shares_network {
             return Ok(Ipv4Addr::LOCALHOST.into());
         }
         let networks = self.networks.clone();
@@ -180,6 +191,17 @@ impl Worker {
             // The runtime is going away, and the build with it.
             Err(_) => Ok(Ipv4Addr::LOCALHOST.into()),
         }
+    }
+
+    /// The `/etc/resolv.conf` of a step.
+    pub fn resolv_conf(&self, is_host_network: bool) -> Vec<u8> {
+        network::resolv_conf(&self.options.dns, is_host_network)
+    }
+
+    /// The parent of a step's control group: the one it names, else the one of all.
+    pub(crate) fn cgroup_parent(&self, named: &str) -> Option<String> {
+        let named = Some(named.to_owned()).filter(|named| !named.is_empty());
+        named.or_else(|| self.options.cgroup_parent.clone())
     }
 
     /// Why steps have no network of their own, if a step was to have one and could not.

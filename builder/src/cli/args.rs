@@ -1,6 +1,7 @@
 //! Every command and flag but those of `build`: one declaration each gives parsing, help and completion.
 use super::build_flags::BuildFlags;
 use super::remote::RemoteFlags;
+use super::serve_flags::ServeArgs;
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -63,7 +64,7 @@ pub enum Command {
     /// Remove what no build and no image needs
     Prune(PruneArgs),
     /// Serve builds to buildctl, docker buildx and other builders
-    Serve(ServeArgs),
+    Serve(Box<ServeArgs>),
     /// Connect stdin and stdout to a daemon (for ssh)
     DialStdio(DialStdioArgs),
     /// Say what this machine can and cannot do, and how to get what is missing
@@ -402,36 +403,6 @@ pub struct PruneArgs {
     /// Of a daemon instead of the store here.
     #[command(flatten)]
     pub remote: RemoteFlags,
-}
-
-/// `serve`
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// Where to listen: unix://PATH, tcp://HOST:PORT, fd:// (sockets of systemd)
-    /// [default: unix:///run/builder/builderd.sock, without root unix://$XDG_RUNTIME_DIR/builder/builderd.sock]
-    #[arg(long, value_name = "ADDRESS", verbatim_doc_comment)]
-    pub addr: Vec<String>,
-    /// Who may use the unix sockets beside the user that serves: a group, by name or number
-    #[arg(long, value_name = "GROUP")]
-    pub group: Option<String>,
-    /// The certificate of TCP ports (PEM)
-    #[arg(long, value_name = "FILE", requires_all = ["tlskey", "tlscacert"])]
-    pub tlscert: Option<PathBuf>,
-    /// Its key (PEM)
-    #[arg(long, value_name = "FILE", requires_all = ["tlscert", "tlscacert"])]
-    pub tlskey: Option<PathBuf>,
-    /// Whoever signed the certificates of clients that may build (PEM)
-    #[arg(long, value_name = "FILE", requires_all = ["tlscert", "tlskey"])]
-    pub tlscacert: Option<PathBuf>,
-    /// Let everybody who reaches the TCP port run commands on this machine
-    #[arg(long)]
-    pub insecure_tcp: bool,
-    /// What builds may be granted: network.host, security.insecure
-    #[arg(long, value_name = "NAME", value_delimiter = ',')]
-    pub allow_insecure_entitlement: Vec<String>,
-    /// Run steps by this OCI runtime (runc, crun) instead of the built-in executor
-    #[arg(long, value_name = "PATH")]
-    pub oci_runtime: Option<PathBuf>,
 }
 
 /// `dial-stdio`

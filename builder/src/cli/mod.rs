@@ -22,6 +22,7 @@ mod store;
 mod pty;
 mod run;
 mod pin;
+mod serve_flags;
 mod serve;
 mod history;
 mod doctor;
@@ -42,8 +43,11 @@ use anyhow::Result;
 /// # Errors
 /// Whatever stopped the command, for [`report`].
 pub fn run(cli: Cli) -> Result<ExitStatus> {
-    crate::telemetry::start(cli.global.debug, &crate::config::Environment::read())
-        .map_err(values::UsageError::from)?;
+    // A daemon's log is as its configuration says, which is not read yet.
+    if !matches!(cli.command, Command::Serve(_)) {
+        crate::telemetry::start(cli.global.debug, &crate::config::Environment::read())
+            .map_err(values::UsageError::from)?;
+    }
     match cli.command {
         Command::Build(flags) => build::run(&cli.global, *flags),
         Command::Images(args) => images::list(&cli.global, &args),
@@ -59,7 +63,7 @@ pub fn run(cli: Cli) -> Result<ExitStatus> {
         Command::Pin(args) => pin::run(&cli.global, &args),
         Command::Du(args) => store::usage(&cli.global, &args),
         Command::Prune(args) => store::prune(&cli.global, &args),
-        Command::Serve(args) => serve::run(&cli.global, args),
+        Command::Serve(args) => serve::run(&cli.global, &args),
         Command::DialStdio(args) => serve::dial(&cli.global, &args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
         Command::Install(args) => install::run(&args),

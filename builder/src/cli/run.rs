@@ -160,7 +160,7 @@ async fn start(
     }
     let is_host = network == Network::Host;
     let mut spec = describe(&image_config, wanted, &accounts, &groups, network)?;
-    spec.resolv_conf = Some(worker::resolv_conf(is_host));
+    spec.resolv_conf = Some(engine.worker.resolv_conf(is_host));
     let mut lowers = image.directories(&meter).await?;
     lowers.reverse();
     let scratch = engine

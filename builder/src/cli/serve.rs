@@ -1,24 +1,47 @@
 //! `serve` and `dial-stdio`: the daemon, and a way to it for ssh.
-use super::args::{DialStdioArgs, Global, ServeArgs};
+//!
+//! ```text
+//! buildkitd.toml ◀ laid over ─ flags ─▶ DaemonFile ─▶ Service (how the daemon is)
+//!                                            └──────▶ Config  (registries, steps, the store's ceiling) ─▶ engine
+//! ```
+use super::args::{DialStdioArgs, Global};
 use super::exit::ExitStatus;
+use super::serve_flags::ServeArgs;
 use super::values::UsageError;
 use crate::client::{self, Signals};
-use crate::config::Config;
-use crate::daemon::{self, Address, Service, TlsFiles};
+use crate::config::{Config, DaemonFile, Environment, NetworkMode, Steps};
+use crate::daemon::{self, Address, Notify, Owner, Service, Stop, TlsFiles};
 use crate::history::Limits;
 use crate::request::Entitlements;
+use crate::units;
 use anyhow::{Context, Result};
+use std::path::Path;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
 /// Serves until a signal comes.
-pub(super) fn run(global: &Global, args: ServeArgs) -> Result<ExitStatus> {
-    let config = Config::load(global.root.clone())?;
-    let service = service(&config, &args)?;
+pub(super) fn run(global: &Global, args: &ServeArgs) -> Result<ExitStatus> {
+    let environment = Environment::read();
+    let (mut file, mut warnings) = DaemonFile::load(args.config.as_deref(), &environment)?;
+    warnings.extend(args.over(&mut file, &environment)?);
+    start_log(global, &file, &environment)?;
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let mut config = Config::load(
+        global
+            .root
+            .clone()
+            .or_else(|| environment.builder_root())
+            .or(file.root.take()),
+    )?;
+    let service = service(&config, args, &mut file)?;
+    let oci_runtime = file.worker.binary.take();
+    engine_config(&mut config, file);
     let runtime = client::runtime()?;
     let served = runtime.block_on(async {
         let signals = Signals::listen().context("listen for signals")?;
-        let engine = client::open(&config, args.oci_runtime.clone())?;
+        let engine = client::open(&config, oci_runtime)?;
         let (ready, told) = oneshot::channel();
         let addresses = service.addresses.clone();
         tokio::spawn(async move {
@@ -27,8 +50,11 @@ pub(super) fn run(global: &Global, args: ServeArgs) -> Result<ExitStatus> {
                 super::note(&format!("serving at {}", addresses.join(", ")));
             }
         });
-        let token = signals.token().clone();
-        daemon::serve(engine, service, ready, token)
+        let stop = Stop {
+            gently: signals.token().clone(),
+            now: signals.again().clone(),
+        };
+        daemon::serve(engine, service, ready, stop)
             .await
             .map_err(anyhow::Error::from)
     })?;
@@ -38,9 +64,18 @@ pub(super) fn run(global: &Global, args: ServeArgs) -> Result<ExitStatus> {
     Ok(ExitStatus::DONE)
 }
 
-fn service(config: &Config, args: &ServeArgs) -> Result<Service> {
+fn start_log(global: &Global, file: &DaemonFile, environment: &Environment) -> Result<(), UsageError> {
+    let level = match global.debug {
+        true => "debug",
+        false => file.log.level.as_deref().unwrap_or("info"),
+    };
+    let format = file.log.format.as_deref().unwrap_or("text");
+    crate::telemetry::serve(level, format, environment).map_err(UsageError::from)
+}
+
+fn service(config: &Config, args: &ServeArgs, file: &mut DaemonFile) -> Result<Service> {
     let mut addresses = Vec::new();
-    for text in &args.addr {
+    for text in &file.grpc.address {
         addresses.push(Address::parse(text).map_err(|error| UsageError::new(format!("--addr: {error}")))?);
     }
     if addresses.is_empty() {
@@ -50,34 +85,93 @@ fn service(config: &Config, args: &ServeArgs) -> Result<Service> {
         })?;
         addresses.push(Address::Unix(socket));
     }
+    let has_devices = file.cdi.disabled != Some(true);
+    let group = args.group.as_deref().map(group_id).transpose()?;
+    let drain = units::parse_duration(&args.drain_timeout)
+        .map_err(|reason| UsageError::new(format!("--drain-timeout: {reason}")))?;
+    let limits = Limits::default();
+    let notify = config.environment.os("NOTIFY_SOCKET");
+    Ok(Service {
+        addresses,
+        tls: tls(file)?,
+        allows_open_tcp: args.insecure_tcp,
+        owner: Owner {
+            user: file.grpc.uid,
+            group: group.or(file.grpc.gid),
+        },
+        allowed: entitlements(file.entitlements.as_deref().unwrap_or_default())?,
+        has_devices,
+        history: Limits {
+            max_age: file.history.max_age.unwrap_or(limits.max_age),
+            max_entries: file.history.max_entries.unwrap_or(limits.max_entries),
+        },
+        gc: file.worker.gc.clone(),
+        frontends: file.frontends.clone(),
+        labels: std::mem::take(&mut file.worker.labels),
+        platforms: std::mem::take(&mut file.worker.platforms),
+        drain,
+        notify: Notify::of(notify).context("NOTIFY_SOCKET")?,
+    })
+}
+
+fn entitlements(names: &[String]) -> Result<Entitlements, UsageError> {
     let mut allowed = Entitlements::default();
-    for name in &args.allow_insecure_entitlement {
+    for name in names {
         match name.as_str() {
             "network.host" => allowed.network_host = true,
             "security.insecure" => allowed.security_insecure = true,
+            // Devices always may be, unless there are none.
+            "device" => {}
             other => {
                 let error = UsageError::new(format!("--allow-insecure-entitlement {other}: unknown"));
-                return Err(error.hint("known are network.host and security.insecure").into());
+                return Err(error.hint("known are network.host, security.insecure and device"));
             }
         }
     }
-    let tls = match (&args.tlscert, &args.tlskey, &args.tlscacert) {
-        (Some(cert), Some(key), Some(client_ca)) => Some(TlsFiles {
+    Ok(allowed)
+}
+
+fn tls(file: &DaemonFile) -> Result<Option<TlsFiles>, UsageError> {
+    let grpc = &file.grpc;
+    match (&grpc.cert, &grpc.key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles {
             cert: cert.clone(),
             key: key.clone(),
-            client_ca: client_ca.clone(),
-        }),
-        _ => None,
+            client_ca: grpc.ca.clone(),
+        })),
+        (None, None) if grpc.ca.is_none() => Ok(None),
+        _ => Err(UsageError::new(
+            "TLS needs a certificate and its key: say --tlscert and --tlskey, or cert and key in [grpc.tls]",
+        )),
+    }
+}
+
+/// What the engine takes from the daemon's file. A registry in it counts more than the one in `builder.toml`.
+fn engine_config(config: &mut Config, file: DaemonFile) {
+    let worker = file.worker;
+    config.file.registry.extend(file.registry);
+    if file.cdi.disabled == Some(true) {
+        config.file.cdi.spec_dirs = Some(Vec::new());
+    } else if let Some(folders) = file.cdi.spec_dirs {
+        config.file.cdi.spec_dirs = Some(folders);
+    }
+    if worker.max_parallelism.is_some() {
+        config.file.worker.max_parallelism = worker.max_parallelism;
+    }
+    config.least_ceiling = worker.gc.least_ceiling(disk_bytes(&config.root));
+    config.steps = Steps {
+        dns: file.dns.unwrap_or_default(),
+        share_network: worker.network == NetworkMode::Host,
+        cgroup_parent: worker.cgroup_parent,
     };
-    let group = args.group.as_deref().map(group_id).transpose()?;
-    Ok(Service {
-        addresses,
-        tls,
-        allows_open_tcp: args.insecure_tcp,
-        group,
-        allowed,
-        history: Limits::default(),
-    })
+}
+
+/// The size of the disk a folder is on, or will be.
+fn disk_bytes(folder: &Path) -> u64 {
+    let measured = folder
+        .ancestors()
+        .find_map(|folder| rustix::fs::statvfs(folder).ok());
+    measured.map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize))
 }
 
 /// The number of a group.

@@ -129,17 +129,21 @@ async fn fetch(engine: &Engine, address: &str) -> Result<Vec<u8>, BuildError> {
 /// The store cannot be opened, or the configuration names a file that cannot be read.
 pub fn open(config: &Config, oci_runtime: Option<PathBuf>) -> Result<Engine, BuildError> {
     let cache = open_store(config)?;
-    let options = worker::Options {
+    let steps = &config.steps;
+    let mut options = worker::Options {
         oci_runtime,
+        dns: worker::Dns {
+            nameservers: steps.dns.nameservers.clone(),
+            options: steps.dns.options.clone(),
+            search_domains: steps.dns.search_domains.clone(),
+        },
+        shares_network: steps.share_network,
+        cgroup_parent: steps.cgroup_parent.clone(),
         ..worker::Options::default()
     };
-    let options = match &config.file.cdi.spec_dirs {
-        Some(directories) => worker::Options {
-            cdi_directories: directories.clone(),
-            ..options
-        },
-        None => options,
-    };
+    if let Some(directories) = &config.file.cdi.spec_dirs {
+        options.cdi_directories.clone_from(directories);
+    }
     let worker = Worker::new(cache.clone(), registry(config)?, options);
     let options = solver::Options {
         max_parallelism: parallelism(config),

@@ -1,7 +1,8 @@
 //! Ctrl-C and SIGTERM as a token everybody can wait for.
 //!
 //! The first one cancels: steps are killed, what was made is given back, progress is shown to its end. A
-//! second one changes nothing, because leaving at once would leave mounts and processes behind.
+//! second one changes nothing for a build, because leaving at once would leave mounts and processes behind; a daemon calls
+//! its builds off.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI32, Ordering};
 use tokio::signal::unix::{SignalKind, signal};
@@ -11,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug, Clone)]
 pub struct Signals {
     token: CancellationToken,
+    again: CancellationToken,
     number: Arc<AtomicI32>,
 }
 
@@ -25,6 +27,7 @@ impl Signals {
         let mut hangup = signal(SignalKind::hangup())?;
         let signals = Signals {
             token: CancellationToken::new(),
+            again: CancellationToken::new(),
             number: Arc::new(AtomicI32::new(0)),
         };
         let told = signals.clone();
@@ -42,6 +45,7 @@ impl Signals {
                     .is_err()
                 {
                     crate::cli::note("cancelling: waiting until every step has ended");
+                    told.again.cancel();
                 }
                 told.token.cancel();
             }
@@ -53,6 +57,11 @@ impl Signals {
     pub async fn received(&self) -> i32 {
         self.token.cancelled().await;
         self.number.load(Ordering::SeqCst)
+    }
+
+    /// The token a second signal sets: a daemon waits for its builds no longer.
+    pub fn again(&self) -> &CancellationToken {
+        &self.again
     }
 
     /// The token the first signal sets.

@@ -1,11 +1,12 @@
 //! The store and the registry client, opened as the configuration says.
 use crate::build::BuildError;
-use crate::config::{Config, DockerCredentials};
+use crate::config::{Config, DockerCredentials, RegistryFile};
 use async_trait::async_trait;
 use cache::layer::{DirOptions, OverlayXattrs, Ownership};
 use cache::{Cache, Options};
 use registry::{Credential, CredentialError, Credentials, HostConfig, HostsConfig, Password, Registry};
 use session::{CredentialLookup, RegistryCredential, Secret};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Opens the store.
@@ -27,6 +28,7 @@ pub fn open_store(config: &Config) -> Result<Cache, BuildError> {
     let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
     let options = Options {
         ceiling,
+        least_ceiling: config.least_ceiling,
         dirs: dir_options(&map),
     };
     Cache::open(&config.root, options).map_err(|error| {
@@ -72,17 +74,42 @@ fn dir_options(uid_map: &str) -> DirOptions {
 
 /// The hosts of the configuration file as the registry client takes them.
 pub fn hosts(config: &Config) -> HostsConfig {
-    let hosts = config.file.registry.iter().map(|(host, file)| {
-        let config = HostConfig {
-            mirrors: file.mirrors.clone(),
-            plain_http: file.http,
-            skip_verify: file.insecure,
-            ca_files: file.ca.clone(),
-        };
-        (host.clone(), config)
-    });
+    let hosts = config
+        .file
+        .registry
+        .iter()
+        .map(|(host, file)| (host.clone(), host_config(file)));
     HostsConfig {
         hosts: hosts.collect(),
+    }
+}
+
+/// One registry, with what lies in its folders of certificates; a folder that is not there holds nothing.
+fn host_config(file: &RegistryFile) -> HostConfig {
+    let mut ca_files = file.ca.clone();
+    let mut pairs: Vec<(PathBuf, PathBuf)> = file
+        .keypair
+        .iter()
+        .map(|pair| (pair.cert.clone(), pair.key.clone()))
+        .collect();
+    for folder in &file.tls_config_dirs {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        let mut paths: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        paths.sort();
+        for path in paths {
+            match path.extension().and_then(|extension| extension.to_str()) {
+                Some("crt") => ca_files.push(path),
+                Some("cert") => pairs.push((path.clone(), path.with_extension("key"))),
+                _ => {}
+            }
+        }
+    }
+    HostConfig {
+        mirrors: file.mirrors.clone(),
+        plain_http: file.http,
+        skip_verify: file.insecure,
+        ca_files,
+        identity: pairs.into_iter().next(),
     }
 }
 
@@ -119,6 +146,23 @@ impl Credentials for UserCredentials {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn folders_of_certificates_are_looked_into() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for name in ["b.crt", "a.crt", "client.cert", "client.key", "README"] {
+            std::fs::write(folder.path().join(name), "").expect("written");
+        }
+        let file = RegistryFile {
+            ca: vec!["own.pem".into()],
+            tls_config_dirs: vec!["/nonexistent".into(), folder.path().to_owned()],
+            ..RegistryFile::default()
+        };
+        let host = host_config(&file);
+        let at = |name: &str| folder.path().join(name);
+        assert_eq!(host.ca_files, ["own.pem".into(), at("a.crt"), at("b.crt")]);
+        assert_eq!(host.identity, Some((at("client.cert"), at("client.key"))));
+    }
 
     #[test]
     fn directories_are_made_as_the_user_namespace_allows() {

@@ -71,6 +71,11 @@ impl Environment {
             .map(|value| value.as_bytes().to_vec())
     }
 
+    /// A variable, whatever its bytes.
+    pub fn os(&self, name: &str) -> Option<&std::ffi::OsStr> {
+        self.vars.get(std::ffi::OsStr::new(name)).map(OsString::as_os_str)
+    }
+
     /// A variable as a path; empty counts as unset.
     pub fn path(&self, name: &str) -> Option<PathBuf> {
         self.vars
@@ -113,6 +118,17 @@ impl Environment {
             .collect();
         candidates.push("/etc/builder/builder.toml".into());
         (self.path("BUILDER_CONFIG"), candidates)
+    }
+
+    /// Where BuildKit's daemon has its configuration.
+    pub fn buildkitd_file(&self) -> Option<PathBuf> {
+        if self.is_root {
+            return Some("/etc/buildkit/buildkitd.toml".into());
+        }
+        let home = self
+            .path("XDG_CONFIG_HOME")
+            .or_else(|| Some(self.path("HOME")?.join(".config")))?;
+        Some(home.join("buildkit/buildkitd.toml"))
     }
 
     /// Docker's configuration file, whether or not it exists.

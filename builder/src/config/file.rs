@@ -9,6 +9,8 @@
 //! http = true                              # plain http
 //! insecure = true                          # https, whatever the certificate says
 //! ca = ["/etc/ssl/lan.pem"]                # more certificates to believe
+//! keypair = [{key = "k.pem", cert = "c.pem"}]  # what to show to it
+//! tlsconfigdir = ["/etc/certs.d/lan"]      # folders of such files
 //!
 //! [worker]
 //! max-parallelism = 4                      # steps at once; default: the number of processors
@@ -42,7 +44,7 @@ pub struct ConfigFile {
 }
 
 /// One registry.
-#[derive(Debug, Clone, Default, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub struct RegistryFile {
     /// Hosts (with an optional path) asked before the registry itself.
@@ -53,6 +55,21 @@ pub struct RegistryFile {
     pub insecure: bool,
     /// PEM files to believe.
     pub ca: Vec<PathBuf>,
+    /// Certificates to show to it; the first is used.
+    pub keypair: Vec<KeyPairFile>,
+    /// Folders with `*.crt` to believe, and `*.cert` with `*.key` to show.
+    #[serde(rename = "tlsconfigdir")]
+    pub tls_config_dirs: Vec<PathBuf>,
+}
+
+/// A certificate and its key.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeyPairFile {
+    /// The key, PEM.
+    pub key: PathBuf,
+    /// The certificate, PEM.
+    pub cert: PathBuf,
 }
 
 /// How steps run.

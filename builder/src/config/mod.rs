@@ -9,16 +9,21 @@
 //! | file | what is read |
 //! |---|---|
 //! | `$BUILDER_CONFIG`, else `~/.config/builder/builder.toml`, else `/etc/builder/builder.toml` | everything of [`file::ConfigFile`] |
+//! | `serve --config`, else `/etc/buildkit/buildkitd.toml`, without root `~/.config/buildkit/buildkitd.toml` | [`DaemonFile`], for `serve` alone |
 //! | `$DOCKER_CONFIG/config.json`, else `~/.docker/config.json` | credentials, credential helpers, proxies |
 //!
 //! A key that is not known is an error that names it: a typing mistake in a mirror must not go unnoticed.
 mod environment;
 mod file;
+mod buildkitd;
 mod credentials;
 
+pub use buildkitd::{
+    DaemonFile, Dns, Frontends, Gc, GcLimits, GcPolicy, NetworkMode, OciWorker, Space, parse_keep_storage,
+};
 pub use credentials::DockerCredentials;
 pub use environment::Environment;
-pub use file::{ConfigFile, GcFile, RegistryFile, WorkerFile};
+pub use file::{ConfigFile, GcFile, KeyPairFile, RegistryFile, WorkerFile};
 
 use std::path::PathBuf;
 
@@ -55,6 +60,21 @@ pub struct Config {
     pub file: ConfigFile,
     /// Where the store is.
     pub root: PathBuf,
+    /// What a daemon's configuration lets the store hold, where that is more than the default.
+    pub least_ceiling: u64,
+    /// How steps run on a daemon.
+    pub steps: Steps,
+}
+
+/// What a daemon's configuration says about all steps.
+#[derive(Debug, Default)]
+pub struct Steps {
+    /// Name servers.
+    pub dns: Dns,
+    /// They share the machine's network.
+    pub share_network: bool,
+    /// Above their control groups.
+    pub cgroup_parent: Option<String>,
 }
 
 impl Config {
@@ -80,6 +100,8 @@ impl Config {
             environment,
             file,
             root,
+            least_ceiling: 0,
+            steps: Steps::default(),
         })
     }
 }

@@ -13,6 +13,7 @@ use cache::ImmutableRef;
 use parking_lot::Mutex;
 use solver::Job;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
@@ -130,6 +131,7 @@ pub(super) struct Builds {
     /// Logs of builds that ended a moment ago.
     ended: Mutex<HashMap<String, Arc<EventLog>>>,
     changed: Notify,
+    ended_count: AtomicU64,
 }
 
 impl Builds {
@@ -153,6 +155,7 @@ impl Builds {
 
     /// Takes a build away; its log is found for a while.
     pub(super) fn end(self: &Arc<Self>, build: &Build) {
+        self.ended_count.fetch_add(1, Ordering::Relaxed);
         self.ended.lock().insert(build.id.clone(), build.log.clone());
         self.running.lock().remove(&build.id);
         let (builds, id) = (self.clone(), build.id.clone());
@@ -160,6 +163,11 @@ impl Builds {
             tokio::time::sleep(LINGER).await;
             builds.ended.lock().remove(&id);
         });
+    }
+
+    /// How many have ended so far.
+    pub(super) fn ended(&self) -> u64 {
+        self.ended_count.load(Ordering::Relaxed)
     }
 
     /// How many run.

@@ -31,8 +31,8 @@ pub struct TlsFiles {
     pub cert: PathBuf,
     /// Its key, PEM.
     pub key: PathBuf,
-    /// Who must have signed the clients' certificates, PEM.
-    pub client_ca: PathBuf,
+    /// Who must have signed the clients' certificates, PEM; without, every client is taken.
+    pub client_ca: Option<PathBuf>,
 }
 
 /// Why an address cannot be used.
@@ -88,6 +88,15 @@ impl Address {
     }
 }
 
+/// Whose a unix socket is, beside the user that serves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Owner {
+    /// Its user, by number.
+    pub user: Option<u32>,
+    /// Its group, by number.
+    pub group: Option<u32>,
+}
+
 /// A socket that listens.
 pub(super) enum Listener {
     Unix(UnixListener, Option<Unlink>),
@@ -106,7 +115,7 @@ impl Drop for Unlink {
 /// Makes the sockets of an address.
 pub(super) fn listen(
     address: &Address,
-    group: Option<u32>,
+    owner: Owner,
     has_tls: bool,
     allows_open: bool,
 ) -> Result<Vec<Listener>, AddressError> {
@@ -115,7 +124,7 @@ pub(super) fn listen(
         source,
     };
     match address {
-        Address::Unix(path) => unix(path, group, &failed).map(|one| vec![one]),
+        Address::Unix(path) => unix(path, owner, &failed).map(|one| vec![one]),
         Address::Tcp(text) => {
             let found: Vec<SocketAddr> = text.to_socket_addrs().map_err(failed)?.collect();
             if !has_tls && !allows_open && !found.iter().all(|address| address.ip().is_loopback()) {
@@ -133,7 +142,7 @@ pub(super) fn listen(
 
 fn unix(
     path: &Path,
-    group: Option<u32>,
+    owner: Owner,
     failed: &dyn Fn(io::Error) -> AddressError,
 ) -> Result<Listener, AddressError> {
     if let Some(folder) = path.parent() {
@@ -148,8 +157,8 @@ fn unix(
     }
     let listener = std::os::unix::net::UnixListener::bind(path).map_err(failed)?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o660)).map_err(failed)?;
-    if group.is_some() {
-        std::os::unix::fs::chown(path, None, group).map_err(failed)?;
+    if owner != Owner::default() {
+        std::os::unix::fs::chown(path, owner.user, owner.group).map_err(failed)?;
     }
     listener.set_nonblocking(true).map_err(failed)?;
     let listener = UnixListener::from_std(listener).map_err(failed)?;
@@ -204,11 +213,19 @@ mod tests {
     async fn an_open_port_must_be_asked_for() {
         let everywhere = Address::Tcp("0.0.0.0:0".into());
         assert!(matches!(
-            listen(&everywhere, None, false, false),
+            listen(&everywhere, Owner::default(), false, false),
             Err(AddressError::Open(_))
         ));
-        assert!(listen(&everywhere, None, false, true).is_ok());
-        assert!(listen(&Address::Tcp("127.0.0.1:0".into()), None, false, false).is_ok());
+        assert!(listen(&everywhere, Owner::default(), false, true).is_ok());
+        assert!(
+            listen(
+                &Address::Tcp("127.0.0.1:0".into()),
+                Owner::default(),
+                false,
+                false
+            )
+            .is_ok()
+        );
     }
 
     #[tokio::test]
@@ -216,18 +233,18 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("run/a.sock");
         let address = Address::Unix(path.clone());
-        let first = listen(&address, None, false, false).expect("nobody is there");
+        let first = listen(&address, Owner::default(), false, false).expect("nobody is there");
         assert_eq!(
             fs::metadata(&path).expect("made").permissions().mode() & 0o777,
             0o660
         );
         assert!(matches!(
-            listen(&address, None, false, false),
+            listen(&address, Owner::default(), false, false),
             Err(AddressError::Taken(_))
         ));
         drop(first);
         assert!(!path.exists());
         drop(std::os::unix::net::UnixListener::bind(&path).expect("bound"));
-        assert!(listen(&address, None, false, false).is_ok());
+        assert!(listen(&address, Owner::default(), false, false).is_ok());
     }
 }

@@ -16,7 +16,7 @@
 //!    through the session; `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
 //! 6. `control`, `gateway`, `content`, `traces` are the services, one file each: wire types in, own types out.
 //! 7. `errors` turns ours into status and details.
-//! 8. `upkeep` keeps store, history and received contexts within their limits.
+//! 8. `upkeep` keeps history and received contexts within their limits, and by `gc` the store; `notify` tells systemd.
 mod errors;
 mod result;
 mod containers;
@@ -33,10 +33,13 @@ mod gateway;
 mod content;
 mod source_meta; // commits and files of the network
 mod traces;
+mod gc;
 mod upkeep;
+mod notify; // systemd
 mod listen;
 mod start;
 
 pub(crate) use errors::ADVICE;
-pub use listen::{Address, AddressError, TlsFiles};
-pub use start::{Served, Service, serve};
+pub use listen::{Address, AddressError, Owner, TlsFiles};
+pub use notify::Notify;
+pub use start::{Served, Service, Stop, serve};

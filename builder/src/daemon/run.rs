@@ -18,6 +18,7 @@ use super::records;
 use super::result::{CONFIG, LazyRef, Solved};
 use crate::build::{Bridge, Engine, Guard, host_gateway, permissions};
 use crate::client::new_id;
+use crate::config::{Frontends, Gc};
 use crate::history::{EventLog, History, Running};
 use crate::progress::wire;
 use crate::request::Entitlements;
@@ -71,6 +72,12 @@ pub(super) struct Runner {
     pub(super) worker: Arc<WorkerInfo>,
     /// What the daemon's administrator allows.
     pub(super) allowed: Entitlements,
+    /// Whether steps may have devices.
+    pub(super) has_devices: bool,
+    /// Which frontends there are.
+    pub(super) frontends: Frontends,
+    /// How the store is kept small.
+    pub(super) gc: Gc,
     /// Cancelled when no new build is taken.
     pub(super) closing: CancellationToken,
 }
@@ -252,12 +259,13 @@ impl Runner {
     ) -> Result<Solved, Failure> {
         imports::missed(build, &imports::of_attributes(&question.attributes));
         match name {
-            "dockerfile.v0" => {}
-            "gateway.v0" => {
+            "dockerfile.v0" if self.frontends.has_dockerfile => {}
+            "gateway.v0" if self.frontends.has_gateway => {
                 let source =
                     question.attributes.get("source").cloned().ok_or_else(|| {
                         Failure::new(Code::InvalidArgument, "no source specified for gateway")
                     })?;
+                self.check_allowed(&source)?;
                 if !frontend::is_built_in(&source) {
                     return image_frontend::run(self.clone(), build.clone(), source, question).await;
                 }
@@ -270,10 +278,43 @@ impl Runner {
                 let source = line.split_whitespace().next().unwrap_or_default().to_owned();
                 question.attributes.insert("cmdline".to_owned(), line);
                 question.attributes.insert("source".to_owned(), source.clone());
+                if !self.frontends.has_gateway {
+                    let message = format!("# syntax={source}: invalid frontend: gateway.v0");
+                    return Err(Failure::new(Code::Unknown, message));
+                }
+                self.check_allowed(&source)?;
                 image_frontend::run(self.clone(), build.clone(), source, question).await
             }
             Err(Planning::Failed(failure)) => Err(failure),
             Ok(solved) => Ok(solved),
+        }
+    }
+
+    /// Whether the administrator lets images of this repository be frontends.
+    fn check_allowed(&self, source: &str) -> Result<(), Failure> {
+        let allowed = &self.frontends.allowed_repositories;
+        if allowed.is_empty() {
+            return Ok(());
+        }
+        let invalid = |error: &dyn std::fmt::Display| {
+            Failure::new(
+                Code::InvalidArgument,
+                format!("gateway source {source:?}: {error}"),
+            )
+        };
+        let name = oci::Reference::parse_normalized(source)
+            .map_err(|error| invalid(&error))?
+            .name();
+        // Checked when the configuration was read.
+        let is_name = |text: &String| {
+            oci::Reference::parse_normalized(text).is_ok_and(|allowed| allowed.name() == name)
+        };
+        match allowed.iter().any(is_name) {
+            true => Ok(()),
+            false => Err(Failure::new(
+                Code::Unknown,
+                format!("'{source}' is not an allowed gateway source"),
+            )),
         }
     }
 
@@ -346,7 +387,10 @@ impl Runner {
                 "network.host" => (&mut granted.network_host, self.allowed.network_host),
                 "security.insecure" => (&mut granted.security_insecure, self.allowed.security_insecure),
                 // Which devices there are is the administrator's word already.
-                name if name == "device" || name.starts_with("device=") => continue,
+                name if name == "device" || name.starts_with("device=") => match self.has_devices {
+                    true => continue,
+                    false => return Err(Failure::new(Code::Unknown, "device is not allowed")),
+                },
                 other => {
                     let message = format!("invalid entitlement: {other}");
                     return Err(Failure::new(Code::Unknown, message));

@@ -7,11 +7,13 @@ use super::builds::Builds;
 use super::content::ContentService;
 use super::control::{ControlService, WorkerInfo};
 use super::gateway::GatewayService;
-use super::listen::{Address, AddressError, Listener, TlsFiles, listen};
+use super::listen::{Address, AddressError, Listener, Owner, TlsFiles, listen};
+use super::notify::Notify;
 use super::run::Runner;
 use super::traces::TraceSink;
 use super::upkeep;
 use crate::build::{BuildError, Engine};
+use crate::config::{Frontends, Gc};
 use crate::history::{History, Limits};
 use crate::request::Entitlements;
 use api::content::content_server::ContentServer;
@@ -39,8 +41,6 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const MAX_FRAME: u32 = 1 << 20;
 /// Calls a client may have open on one connection.
 const MAX_STREAMS: u32 = 1000;
-/// After a signal, how long builds may go on before they are called off.
-const DRAIN: Duration = Duration::from_secs(5);
 /// How long the end of called-off builds is waited for.
 const LAST: Duration = Duration::from_secs(10);
 
@@ -53,12 +53,35 @@ pub struct Service {
     pub tls: Option<TlsFiles>,
     /// TCP without TLS beyond loopback.
     pub allows_open_tcp: bool,
-    /// The group of its unix sockets.
-    pub group: Option<u32>,
+    /// Whose its unix sockets are.
+    pub owner: Owner,
     /// What builds may be granted.
     pub allowed: Entitlements,
+    /// Whether steps may have devices.
+    pub has_devices: bool,
     /// How much history is kept.
     pub history: Limits,
+    /// How the store is kept small.
+    pub gc: Gc,
+    /// Which frontends it has.
+    pub frontends: Frontends,
+    /// Labels of its worker beside the usual ones.
+    pub labels: BTreeMap<String, String>,
+    /// What its worker says it builds for; empty: what this machine is.
+    pub platforms: Vec<oci::Platform>,
+    /// After a first signal, how long builds may go on before they are called off.
+    pub drain: Duration,
+    /// Who is told that it serves, and that it stops.
+    pub notify: Notify,
+}
+
+/// When a daemon is to end.
+#[derive(Clone, Debug, Default)]
+pub struct Stop {
+    /// No new builds; those that run have the time that was set.
+    pub gently: CancellationToken,
+    /// Builds are called off at once.
+    pub now: CancellationToken,
 }
 
 /// How a daemon ended.
@@ -68,7 +91,7 @@ pub struct Served {
     pub canceled: usize,
 }
 
-/// Serves until `stop` is cancelled; `ready` is told when every socket listens.
+/// Serves until `stop` says so; `ready` is told when every socket listens.
 ///
 /// # Errors
 /// The store cannot be opened, or an address cannot be used.
@@ -76,15 +99,18 @@ pub async fn serve(
     engine: Engine,
     service: Service,
     ready: oneshot::Sender<()>,
-    stop: CancellationToken,
+    stop: Stop,
 ) -> Result<Served, BuildError> {
     let root = engine.cache.root().to_owned();
     let received = Received::open(&root.join("received"))
         .map_err(|error| machine("open the received contexts", error))?;
     let worker = Arc::new(WorkerInfo {
         id: worker_id(&root),
-        labels: labels(),
-        platforms: vec![oci::Platform::host()],
+        labels: labels(service.labels),
+        platforms: match service.platforms.is_empty() {
+            true => vec![oci::Platform::host()],
+            false => service.platforms,
+        },
     });
     let runner = Arc::new(Runner {
         engine: Arc::new(engine),
@@ -92,6 +118,9 @@ pub async fn serve(
         builds: Arc::new(Builds::default()),
         history: History::new(&root, service.history),
         allowed: service.allowed,
+        has_devices: service.has_devices,
+        frontends: service.frontends,
+        gc: service.gc,
         worker: worker.clone(),
         closing: CancellationToken::new(),
     });
@@ -99,8 +128,8 @@ pub async fn serve(
     for address in &service.addresses {
         let made = listen(
             address,
-            service.group,
-            service.tls.is_some(),
+            service.owner,
+            service.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some()),
             service.allows_open_tcp,
         );
         listeners.extend(made.map_err(|error: AddressError| machine("listen", error))?);
@@ -134,11 +163,13 @@ pub async fn serve(
     }
     tasks.close();
     let upkeep = tokio::spawn(upkeep::run(runner.clone()));
+    service.notify.ready();
     // Nobody may be waiting to hear it.
     let _ = ready.send(());
-    stop.cancelled().await;
+    stop.gently.cancelled().await;
     runner.closing.cancel();
-    let canceled = end_builds(&runner.builds).await;
+    service.notify.stopping(runner.builds.count());
+    let canceled = end_builds(&runner.builds, service.drain, &stop.now).await;
     gone.cancel();
     // Connections of clients that stay are cut: their builds have ended.
     let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
@@ -152,9 +183,12 @@ pub async fn serve(
 }
 
 /// Lets builds end, then calls off those that do not.
-async fn end_builds(builds: &Builds) -> usize {
-    if tokio::time::timeout(DRAIN, builds.idle()).await.is_ok() {
-        return 0;
+async fn end_builds(builds: &Builds, drain: Duration, now: &CancellationToken) -> usize {
+    tracing::info!(builds = builds.count(), "shutting down");
+    tokio::select! {
+        () = builds.idle() => return 0,
+        () = tokio::time::sleep(drain) => {}
+        () = now.cancelled() => {}
     }
     let canceled = builds.count();
     tracing::info!(builds = canceled, "calling off what still runs");
@@ -222,10 +256,11 @@ fn tls(files: &TlsFiles) -> Result<ServerTlsConfig, BuildError> {
         std::fs::read(path).map_err(|error| machine(&format!("read {}", path.display()), error))
     };
     let identity = Identity::from_pem(read(&files.cert)?, read(&files.key)?);
-    let client_ca = Certificate::from_pem(read(&files.client_ca)?);
-    Ok(ServerTlsConfig::new()
-        .identity(identity)
-        .client_ca_root(client_ca))
+    let config = ServerTlsConfig::new().identity(identity);
+    Ok(match &files.client_ca {
+        Some(path) => config.client_ca_root(Certificate::from_pem(read(path)?)),
+        None => config,
+    })
 }
 
 /// The same at every start on the same store.
@@ -233,7 +268,7 @@ fn worker_id(root: &std::path::Path) -> String {
     oci::Digest::of(root.as_os_str().as_encoded_bytes()).hex()[..25].to_owned()
 }
 
-fn labels() -> BTreeMap<String, String> {
+fn labels(own: BTreeMap<String, String>) -> BTreeMap<String, String> {
     let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
     [
         ("org.mobyproject.buildkit.worker.executor", "builder"),
@@ -242,6 +277,7 @@ fn labels() -> BTreeMap<String, String> {
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .chain(own)
     .collect()
 }
 

@@ -10,7 +10,7 @@
 //! is refused, as docker does.
 
 use std::collections::{BTreeMap, HashMap};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -30,6 +30,8 @@ pub struct HostConfig {
     pub skip_verify: bool,
     /// Certificates (PEM) of authorities to trust beside the system's.
     pub ca_files: Vec<PathBuf>,
+    /// The certificate and the key (PEM) to show to it.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// How registries are spoken to.
@@ -95,7 +97,7 @@ impl Hosts {
             config,
         };
         for (name, config) in &hosts.config.hosts {
-            if !config.ca_files.is_empty() {
+            if !config.ca_files.is_empty() || config.identity.is_some() {
                 hosts.client(name)?;
             }
         }
@@ -114,7 +116,7 @@ impl Hosts {
         let Some(config) = self.config.hosts.get(name) else {
             return self.default_client();
         };
-        if !config.skip_verify && config.ca_files.is_empty() {
+        if !config.skip_verify && config.ca_files.is_empty() && config.identity.is_none() {
             return self.default_client();
         }
         if let Some(client) = self.special.lock().get(name) {
@@ -135,6 +137,9 @@ impl Hosts {
             for certificate in certificates {
                 made = made.add_root_certificate(certificate);
             }
+        }
+        if let Some((certificate, key)) = &config.identity {
+            made = made.identity(identity(certificate, key)?);
         }
         let client = build(made)?;
         self.special.lock().insert(name.to_owned(), client.clone());
@@ -200,6 +205,19 @@ impl Hosts {
     pub(crate) fn remember(&self, host: &str, is_plain: bool) {
         self.found_plain.lock().insert(host.to_owned(), is_plain);
     }
+}
+
+/// What is shown to a registry that asks for a certificate.
+fn identity(certificate: &Path, key: &Path) -> Result<reqwest::Identity, RegistryError> {
+    let fault = |path: &Path, reason: String| RegistryError::Certificate {
+        path: path.to_owned(),
+        reason,
+    };
+    let read = |path: &Path| std::fs::read(path).map_err(|error| fault(path, error.to_string()));
+    let mut pem = read(key)?;
+    pem.push(b'\n');
+    pem.extend(read(certificate)?);
+    reqwest::Identity::from_pem(&pem).map_err(|error| fault(certificate, chain(&error)))
 }
 
 /// Whether `host[:port]` is this machine.
