@@ -59,6 +59,8 @@ pub struct BuildRequest {
     pub devices: Vec<String>,
     /// `--output`, `--push`, `--load`; never empty unless nothing is to be kept.
     pub outputs: Vec<Output>,
+    /// `--attest`, `--provenance`, `--sbom`: what to state about the result, by kind, with how.
+    pub attests: BTreeMap<String, String>,
     /// The socket of the Docker daemon that `--load` means.
     pub docker_socket: Option<PathBuf>,
     /// `--iidfile`.
@@ -290,6 +292,11 @@ impl BuildRequest {
             self.build_args
                 .iter()
                 .map(|(key, value)| (format!("build-arg:{key}"), value.clone())),
+        );
+        attrs.extend(
+            self.attests
+                .iter()
+                .map(|(kind, value)| (format!("attest:{kind}"), value.clone())),
         );
         attrs.extend(
             self.labels

@@ -58,7 +58,6 @@ fn what_is_not_there_yet_is_refused_by_name() {
     for flag in [
         "--cache-to=type=inline",
         "--cache-from=x",
-        "--sbom=true",
         "--policy=x",
     ] {
         let output = builder(&["build", flag, "."]);

@@ -33,5 +33,6 @@ pub use error::{Error, ErrorKind};
 pub use gateway::{
     FileRequest, Gateway, GatewayError, ImagePlace, ImageRequest, ResolveMode, ResolvedImage, Warning,
 };
-pub use options::{Input, NoCache, Options, OptionsError};
+pub use options::{Input, NoCache, Options, OptionsError, csv};
+pub use remote::git_address;
 pub use requests::{Report, has_request, request};

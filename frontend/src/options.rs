@@ -14,7 +14,8 @@ use oci::Platform;
 use crate::gateway::ResolveMode;
 
 pub use parse::OptionsError;
-pub(crate) use parse::{csv, go_bool};
+pub use parse::csv;
+pub(crate) use parse::go_bool;
 
 /// The choices of one build.
 #[derive(Clone, Debug)]

@@ -35,6 +35,16 @@ pub(crate) struct GitRef {
     pub(crate) fetch_by_commit: bool,
 }
 
+/// The address of a git repository in full, `remote#ref`, and the folder in it; `None` for what is no such address.
+pub fn git_address(text: &str) -> Option<(String, String)> {
+    let found = GitRef::parse(text).ok().flatten()?;
+    let address = match found.reference.as_str() {
+        "" => found.remote,
+        reference => format!("{}#{reference}", found.remote),
+    };
+    Some((address, found.subdir))
+}
+
 impl GitRef {
     /// Reads an address; `None` when it means no repository.
     ///

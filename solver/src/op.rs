@@ -35,6 +35,8 @@ pub struct CacheMap {
     pub is_local: bool,
     /// JSON of what the digest was made from, for explaining a miss; empty when there is nothing to say.
     pub explain: String,
+    /// What a source was found to be, a digest or a commit; for statements about the build, no part of the key.
+    pub pin: Option<String>,
 }
 
 /// How one input enters the key of an op.

@@ -38,6 +38,8 @@ pub struct StepReport {
     pub key: Option<Digest>,
     /// What that digest is made of, as JSON.
     pub explain: String,
+    /// What a source was found to be: a digest or a commit.
+    pub pin: Option<String>,
     /// Its inputs, in order.
     pub inputs: Vec<InputReport>,
 }
@@ -82,6 +84,7 @@ impl StepReport {
                 .first()
                 .map(|map| map.explain.clone())
                 .unwrap_or_default(),
+            pin: node.maps.first().and_then(|map| map.pin.clone()),
             inputs: inputs.collect(),
         }
     }

@@ -160,6 +160,7 @@ fn cache_map(vertex: &FakeVertex, index: usize) -> (CacheMap, bool) {
         deps,
         is_local: vertex.is_local,
         explain: String::new(),
+        pin: None,
     };
     (map, index + 1 >= vertex.maps.len())
 }

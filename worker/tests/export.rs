@@ -78,6 +78,7 @@ fn source(result: ImmutableRef, epoch: Option<i64>) -> Source {
         config: config.to_vec(),
         base_config: None,
         epoch,
+        attestations: Vec::new(),
     }];
     Source {
         platforms,
@@ -380,6 +381,7 @@ async fn a_pushed_image_is_a_lazy_base_elsewhere() {
             config: found.config,
             base_config: None,
             epoch: None,
+            attestations: Vec::new(),
         }],
         is_index: false,
     };

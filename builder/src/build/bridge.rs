@@ -6,6 +6,7 @@
 //!          ─ source_time ───▶ worker (git, http) ─▶ when a source was made
 //!          ─ warn ──────────▶ progress of the step that loaded the file
 //! ```
+use super::attest::{ImageSource, Scope};
 use super::run::Engine;
 use async_trait::async_trait;
 use cache::ImmutableRef;
@@ -31,6 +32,8 @@ pub(crate) struct Bridge<'a> {
     pub(crate) session: Arc<Session>,
     /// The name of the step under which warnings are shown.
     pub(crate) definition_step: String,
+    /// Where is noted what the frontend looks at.
+    pub(crate) scope: Arc<Scope>,
     /// Who decides which sources may be used, if anybody does.
     pub(crate) guard: Option<Arc<dyn Guard>>,
 }
@@ -135,6 +138,7 @@ impl Bridge<'_> {
     /// A definition's result as one tree; `None` is scratch.
     async fn view(&self, definition: &Definition) -> Result<Option<View>, GatewayError> {
         let built = self.job.build(definition).await.map_err(GatewayError::new)?;
+        self.scope.saw(None, definition);
         let Some(result) = built.result else {
             return Ok(None);
         };
@@ -191,6 +195,13 @@ impl Bridge<'_> {
             .resolve_image(&self.session, &reference, &request.platform, mode, place, sink)
             .await
             .map_err(GatewayError::new)?;
+        let is_local = matches!(request.place, frontend::ImagePlace::OciLayout { .. });
+        self.scope.saw_image(ImageSource {
+            reference: reference.with_default_tag().to_string(),
+            platform: Some(request.platform.clone()),
+            digest: found.digest.to_string(),
+            is_local,
+        });
         Ok(ResolvedImage {
             reference: found.reference,
             digest: found.digest,

@@ -1,5 +1,6 @@
 //! Why a build gave nothing, with all a person needs to mend it.
-use solver::{Blame, SolveError};
+use super::attest::AskedError;
+use solver::{Blame, OpError, SolveError};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 
@@ -23,6 +24,12 @@ pub enum BuildError {
     /// The options make no sense to the frontend.
     #[error(transparent)]
     Options(#[from] frontend::OptionsError),
+    /// What is to be stated about the build makes no sense.
+    #[error(transparent)]
+    Attestations(#[from] AskedError),
+    /// It cannot be stated.
+    #[error(transparent)]
+    Statement(OpError),
     /// A result could not be given out.
     #[error("export as {output}: {reason}")]
     Export {
@@ -91,8 +98,10 @@ impl BuildError {
             BuildError::Solve(error) => error.blame(),
             BuildError::NotAllowed { .. }
             | BuildError::Options(_)
+            | BuildError::Attestations(_)
             | BuildError::NoQuestion(_)
             | BuildError::Cancelled { .. } => Blame::User,
+            BuildError::Statement(error) => error.blame(),
             BuildError::Export { blame, .. } | BuildError::Remote { blame, .. } => *blame,
             BuildError::Store { .. } | BuildError::Machine { .. } => Blame::Environment,
         }

@@ -1,17 +1,20 @@
 //! One build, from a request to what was asked for.
 //!
 //! ```text
-//! run ─▶ bridge (the frontend's questions) ─▶ Answer ─▶ permissions ─▶ solver ─▶ outputs ─▶ Outcome
+//! run ─▶ bridge (the frontend's questions) ─▶ Answer ─▶ permissions ─▶ solver ─▶ attest ─▶ outputs ─▶ Outcome
 //! ```
 mod error;
 pub(crate) mod permissions;
 mod bridge;
 mod docker_daemon;
 pub(crate) mod host_gateway; // the machine's address among the names of --add-host
+pub(crate) mod attest; // what is stated about a build
 mod outcome;
 pub(crate) mod outputs;
 mod run;
 
+pub use attest::AskedError;
+pub(crate) use attest::{Request as ScopeRequest, Scope};
 pub(crate) use bridge::{Bridge, Guard};
 pub use error::{BuildError, Lines};
 pub use outcome::{BuiltImage, Outcome};

@@ -23,12 +23,14 @@ use std::path::Path;
 use std::sync::Arc;
 use tempfile::NamedTempFile;
 use worker::Session;
-use worker::export::{self, Dest, Kind, PlatformResult, Source};
+use worker::export::{self, Attestation, Dest, Kind, PlatformResult, Source};
 
 /// The frontend's answer and the solver's results, one per platform.
 pub(super) struct Built {
     pub(super) answer: Answer,
     pub(super) results: Vec<Option<ImmutableRef>>,
+    /// What is stated of each; none of any if nothing is.
+    pub(super) attestations: Vec<Vec<Attestation>>,
 }
 
 /// Fails for outputs that cannot be given whatever is built: better now than after an hour.
@@ -107,19 +109,22 @@ fn built_image(image: export::Image) -> BuiltImage {
 }
 
 fn source(built: &Built) -> Source {
-    let platforms = built
-        .answer
-        .platforms
-        .iter()
-        .zip(&built.results)
-        .map(|(platform, result)| PlatformResult {
-            id: platform.id.clone(),
-            platform: platform.platform.clone(),
-            result: result.clone(),
-            config: platform.config.clone(),
-            base_config: platform.base_config.clone(),
-            epoch: platform.epoch,
-        });
+    let platforms =
+        built
+            .answer
+            .platforms
+            .iter()
+            .zip(&built.results)
+            .enumerate()
+            .map(|(number, (platform, result))| PlatformResult {
+                id: platform.id.clone(),
+                platform: platform.platform.clone(),
+                result: result.clone(),
+                config: platform.config.clone(),
+                base_config: platform.base_config.clone(),
+                epoch: platform.epoch,
+                attestations: built.attestations.get(number).cloned().unwrap_or_default(),
+            });
     Source {
         platforms: platforms.collect(),
         is_index: built.answer.is_multi_platform,

@@ -3,6 +3,7 @@
 //! ```text
 //! 1 ask the frontend ─▶ 2 check what it wants ─▶ 3 solve every platform at once ─▶ 4 give out ─▶ Outcome
 //! ```
+use super::attest::{Asked, Request, Run, Scope, Stating, pins};
 use super::bridge::Bridge;
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
@@ -12,8 +13,13 @@ use cache::{Cache, ImmutableRef};
 use frontend::{Answer, Options};
 use futures_util::future::try_join_all;
 use solver::{Job, Solver};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use worker::export::Attestation;
 use worker::{Session, Worker};
+
+/// The frontend that answers.
+const FRONTEND: &str = "dockerfile.v0";
 
 /// All that builds of one process share.
 pub struct Engine {
@@ -36,13 +42,21 @@ pub async fn run(
     request: &BuildRequest,
 ) -> Result<Outcome, BuildError> {
     outputs::check(request)?;
-    let options = options(engine, request, &session).await?;
+    let attributes = request.attributes();
+    let asked = Asked::parse(&attributes)?.check()?;
+    let options = options(engine, &attributes, &session).await?;
+    let scope = Scope::outermost(Request::default()).inner(Request {
+        frontend: FRONTEND.to_owned(),
+        attributes,
+    });
+    let run = Arc::new(Run::begin(job.id().to_owned()));
     let definition_step = format!("[internal] load build definition from {}", options.filename);
     let bridge = Bridge {
         engine,
         job,
         session: session.clone(),
         definition_step,
+        scope: scope.clone(),
         guard: None,
     };
     if let Some(question) = &request.question {
@@ -56,7 +70,8 @@ pub async fn run(
     }
     let answer = frontend::build(&bridge, &options).await?;
     check(&answer, request)?;
-    let built = solve(job, answer).await?;
+    let mut built = solve(job, answer).await?;
+    built.attestations = statements(job, &scope, &run, &asked, &built.answer)?;
     let mut outcome = outputs::give(engine, job, &session, request, &built).await?;
     outcome.explanation = explain(engine, job, &session, request);
     outcome.notes.extend(engine.worker.network_fault().map(|fault| {
@@ -90,8 +105,46 @@ fn explain(
     words
 }
 
-async fn options(engine: &Engine, request: &BuildRequest, session: &Session) -> Result<Options, BuildError> {
-    let mut attributes = request.attributes();
+/// What is stated of each platform's result.
+fn statements(
+    job: &Job<ImmutableRef>,
+    scope: &Scope,
+    run: &Arc<Run>,
+    asked: &Asked,
+    answer: &Answer,
+) -> Result<Vec<Vec<Attestation>>, BuildError> {
+    let Some(asked) = &asked.provenance else {
+        return Ok(Vec::new());
+    };
+    let platforms: Vec<_> = answer
+        .platforms
+        .iter()
+        .map(|platform| platform.platform.clone())
+        .collect();
+    let stating = Stating {
+        asked,
+        run,
+        pins: &pins(&job.report()),
+        platforms: &platforms,
+        results: &BTreeSet::new(),
+    };
+    let stated = answer.platforms.iter().map(|platform| {
+        // Of nothing there is nothing to say.
+        if platform.definition.is_scratch() {
+            return Ok(Vec::new());
+        }
+        let stated = stating.of(scope, &platform.definition, Some(&platform.platform));
+        Ok(vec![stated.map_err(BuildError::Statement)?])
+    });
+    stated.collect()
+}
+
+async fn options(
+    engine: &Engine,
+    attributes: &BTreeMap<String, String>,
+    session: &Session,
+) -> Result<Options, BuildError> {
+    let mut attributes = attributes.clone();
     host_gateway::resolve(&mut attributes, &engine.worker).await?;
     let mut options = Options::from_attributes(&attributes)?;
     options.session = session.caller().id().to_string();
@@ -120,5 +173,6 @@ async fn solve(job: &Job<ImmutableRef>, answer: Answer) -> Result<Built, BuildEr
     Ok(Built {
         results: results.into_iter().map(|built| built.result).collect(),
         answer,
+        attestations: Vec::new(),
     })
 }

@@ -71,6 +71,15 @@ pub struct BuildFlags {
     /// Load the image into the Docker daemon: --output=type=docker
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", help_heading = OUTPUT)]
     pub load: Option<bool>,
+    /// State something about the result: type=provenance or sbom[,disabled=true][,KEY=VALUE…]
+    #[arg(long, value_name = "type=TYPE[,…]", help_heading = OUTPUT)]
+    pub attest: Vec<String>,
+    /// State how the result was made: --attest=type=provenance
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "mode=min|max[,…]|BOOL", help_heading = OUTPUT)]
+    pub provenance: Option<String>,
+    /// State what is in the result, as a scanner found: --attest=type=sbom
+    #[arg(long, num_args = 0..=1, default_missing_value = "true", value_name = "generator=IMAGE[,…]|BOOL", help_heading = OUTPUT)]
+    pub sbom: Option<String>,
     /// Write the image's id to a file
     #[arg(long, value_name = "FILE", help_heading = OUTPUT)]
     pub iidfile: Option<PathBuf>,
@@ -166,19 +175,13 @@ pub(super) struct LaterFlags {
     #[arg(long, hide = true)]
     pub(super) cache_to: Vec<String>,
     #[arg(long, hide = true)]
-    pub(super) attest: Vec<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
-    pub(super) sbom: Option<String>,
-    #[arg(long, hide = true, num_args = 0..=1, default_missing_value = "true")]
-    pub(super) provenance: Option<String>,
-    #[arg(long, hide = true)]
     pub(super) policy: Vec<String>,
     #[arg(long, hide = true)]
     pub(super) builder: Option<String>,
 }
 
 /// A boolean as Go's flag packages read it.
-fn go_bool(text: &str) -> Result<bool, String> {
+pub(super) fn go_bool(text: &str) -> Result<bool, String> {
     match text {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
@@ -189,11 +192,6 @@ fn go_bool(text: &str) -> Result<bool, String> {
 impl LaterFlags {
     /// Refuses by name what cannot be done yet.
     pub(super) fn refuse(&self) -> Result<(), String> {
-        let off = |value: &Option<String>| {
-            value
-                .as_ref()
-                .is_none_or(|value| matches!(go_bool(value), Ok(false)))
-        };
         let refused = [
             (
                 "--cache-from",
@@ -204,21 +202,6 @@ impl LaterFlags {
                 "--cache-to",
                 !self.cache_to.is_empty(),
                 "exporting caches is not supported yet",
-            ),
-            (
-                "--attest",
-                !self.attest.is_empty(),
-                "attestations are not supported yet",
-            ),
-            (
-                "--sbom",
-                !off(&self.sbom),
-                "attestations are not supported yet; only --sbom=false is",
-            ),
-            (
-                "--provenance",
-                !off(&self.provenance),
-                "attestations are not supported yet; only --provenance=false is",
             ),
             (
                 "--policy",

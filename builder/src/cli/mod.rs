@@ -10,6 +10,7 @@
 mod args;
 mod remote;
 mod build_flags;
+mod attest; // --attest, --provenance, --sbom
 mod values;
 mod contexts;
 mod outputs;

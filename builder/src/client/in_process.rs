@@ -108,6 +108,7 @@ async fn fetch(engine: &Engine, address: &str) -> Result<Vec<u8>, BuildError> {
         job: &job,
         session,
         definition_step: String::new(),
+        scope: build::Scope::outermost(build::ScopeRequest::default()),
         guard: None,
     };
     let read =

@@ -8,6 +8,7 @@ use super::containers::Containers;
 use super::errors::Failure;
 use super::policy::Policy;
 use super::result::{LazyRef, Solved};
+use crate::build::Scope;
 use crate::history::EventLog;
 use cache::ImmutableRef;
 use parking_lot::Mutex;
@@ -40,6 +41,8 @@ pub(super) struct Build {
     pub(super) cancel: CancellationToken,
     /// Frontend inputs, by name.
     pub(super) inputs: BTreeMap<String, llb::proto::Definition>,
+    /// What its client asked, and what was looked at for it.
+    pub(super) scope: Arc<Scope>,
     /// Containers its frontends started.
     pub(super) containers: Containers,
     policy: OnceLock<Arc<Policy>>,
@@ -56,6 +59,7 @@ impl Build {
         session: Arc<Session>,
         log: Arc<EventLog>,
         inputs: BTreeMap<String, llb::proto::Definition>,
+        scope: Arc<Scope>,
     ) -> Build {
         let (returning, returned) = oneshot::channel();
         Build {
@@ -65,6 +69,7 @@ impl Build {
             log,
             cancel: CancellationToken::new(),
             inputs,
+            scope,
             containers: Containers::default(),
             policy: OnceLock::new(),
             refs: Mutex::default(),

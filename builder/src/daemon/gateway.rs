@@ -13,7 +13,7 @@ use super::image_frontend::{Guest, Question};
 use super::result::{LazyRef, Refs, Solved};
 use super::run::{Runner, evaluate};
 use super::source_meta;
-use crate::build::Bridge;
+use crate::build::{Bridge, Scope};
 use api::gateway::llb_bridge_server::LlbBridge;
 use api::gateway::{
     EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,
@@ -71,6 +71,7 @@ const FRONTEND_CAPS: &[&str] = &[
 /// What this daemon's outputs can do, beside the ops of a definition.
 const OUTPUT_CAPS: &[&str] = &[
     "exporter.image.annotations",
+    "exporter.image.attestations",
     "exporter.multiple",
     "exporter.sourcedateepoch",
     "gc.freespacefilter",
@@ -96,6 +97,11 @@ impl GatewayService {
             .unwrap_or_default();
         let found = self.runner.builds.find(id, PATIENCE).await;
         found.ok_or_else(|| Status::not_found(format!("forwarding {call}: no such job {id}")))
+    }
+
+    /// Whose questions these are.
+    fn scope<'a>(&'a self, build: &'a Build) -> &'a Arc<Scope> {
+        self.guest.as_ref().map_or(&build.scope, |guest| &guest.scope)
     }
 
     /// The files of a ref; `None` is scratch.
@@ -146,6 +152,7 @@ impl GatewayService {
             job: &build.job,
             session: build.session.clone(),
             definition_step: String::new(),
+            scope: self.scope(build).clone(),
             guard: None,
         };
         let found = frontend::Gateway::resolve_image(&bridge, &question).await;
@@ -186,7 +193,7 @@ impl LlbBridge for GatewayService {
             let solved = match (asked.definition, asked.frontend.as_str()) {
                 (Some(definition), "") => self
                     .runner
-                    .definition(&build, definition, granted)
+                    .definition(&build, self.scope(&build), definition, granted)
                     .await
                     .map(Solved::of_ref)?,
                 (None, "") => Solved::of_ref(None),
@@ -200,6 +207,7 @@ impl LlbBridge for GatewayService {
                     let question = Question {
                         attributes: asked.frontend_opt,
                         inputs: asked.frontend_inputs,
+                        scope: self.scope(&build).clone(),
                         depth: self.guest.as_ref().map_or(0, |guest| guest.depth),
                     };
                     self.runner.frontend(&build, name, question, granted).await?

@@ -17,7 +17,7 @@ use super::gateway::GatewayService;
 use super::result::Solved;
 use super::run::Runner;
 use super::start::MAX_MESSAGE;
-use crate::build::Bridge;
+use crate::build::{Bridge, Scope};
 use api::gateway::llb_bridge_server::LlbBridgeServer;
 use cache::ImmutableRef;
 use futures_util::StreamExt;
@@ -50,12 +50,14 @@ const CAPS_LABEL: &str = "moby.buildkit.frontend.caps";
 const NETWORK_LABEL: &str = "moby.buildkit.frontend.network.none";
 
 /// What a frontend is asked.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Question {
     /// The request's attributes.
     pub(super) attributes: BTreeMap<String, String>,
     /// Named inputs.
     pub(super) inputs: BTreeMap<String, llb::proto::Definition>,
+    /// Who asks; a frontend's own scope once it is asked.
+    pub(super) scope: Arc<Scope>,
     /// How many frontends asked for one another before.
     pub(super) depth: usize,
 }
@@ -66,6 +68,8 @@ pub(super) struct Guest {
     pub(super) build: Arc<Build>,
     /// Its inputs.
     pub(super) inputs: BTreeMap<String, llb::proto::Definition>,
+    /// What it was asked, and looks at.
+    pub(super) scope: Arc<Scope>,
     /// How many frontends asked for one another, this one included.
     pub(super) depth: usize,
     returned: Mutex<Option<Result<Solved, Failure>>>,
@@ -96,14 +100,15 @@ pub(super) fn run(
             let message = format!("more than {MAX_DEPTH} frontends have asked for one another");
             return Err(Failure::new(Code::FailedPrecondition, message));
         }
-        let image = Image::find(&runner, &build, &source, &question.attributes).await?;
+        let image = Image::find(&runner, &build, &source, &question).await?;
         image.check_caps(&question)?;
-        let root = image.solve(&build).await?;
+        let root = image.solve(&build, &question.scope).await?;
         let process = image.process(&build, &runner.worker, &question.attributes);
         let container = container(&runner, &build, root, image.network()).await?;
         let guest = Arc::new(Guest {
             build,
             inputs: question.inputs,
+            scope: question.scope,
             depth: question.depth + 1,
             returned: Mutex::default(),
         });
@@ -137,8 +142,9 @@ impl Image {
         runner: &Runner,
         build: &Build,
         source: &str,
-        attributes: &BTreeMap<String, String>,
+        question: &Question,
     ) -> Result<Image, Failure> {
+        let attributes = &question.attributes;
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(Code::Unknown, format!("frontend {source}: {error}"))
         };
@@ -157,6 +163,7 @@ impl Image {
             job: &build.job,
             session: build.session.clone(),
             definition_step: String::new(),
+            scope: question.scope.clone(),
             guard: None,
         };
         let wanted = frontend::ImageRequest {
@@ -216,7 +223,7 @@ impl Image {
         }
     }
 
-    async fn solve(&self, build: &Build) -> Result<ImmutableRef, Failure> {
+    async fn solve(&self, build: &Build, scope: &Scope) -> Result<ImmutableRef, Failure> {
         let image = ImageSource {
             reference: self.reference.clone(),
             record_type: "frontend".to_owned(),
@@ -226,6 +233,7 @@ impl Image {
         let definition = marshal(&state)
             .map_err(|error| Failure::new(Code::Internal, format!("frontend {}: {error}", self.reference)))?;
         let built = build.job.build(&definition).await?;
+        scope.saw(None, &definition);
         built
             .result
             .ok_or_else(|| Failure::new(Code::Unknown, "gateway source didn't return default result"))

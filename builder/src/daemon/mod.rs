@@ -22,6 +22,7 @@ mod result;
 mod containers;
 mod builds;
 mod output;
+mod statements; // what is stated about results
 mod policy;
 mod imports;
 mod run;

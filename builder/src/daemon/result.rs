@@ -5,6 +5,7 @@
 //! wire Result ──────┴─▶ Solved { refs, metadata } ─▶ export::Source
 //! ```
 use super::errors::Failure;
+use crate::build::Scope;
 use bytes::Bytes;
 use cache::ImmutableRef;
 use frontend::Answer;
@@ -31,14 +32,17 @@ pub(super) struct LazyRef {
     pub(super) id: String,
     /// What it is the result of.
     pub(super) definition: Definition,
+    /// Whose frontend made it.
+    pub(super) scope: Arc<Scope>,
     result: OnceCell<Option<ImmutableRef>>,
 }
 
 impl LazyRef {
-    pub(super) fn new(id: String, definition: Definition) -> Arc<LazyRef> {
+    pub(super) fn new(id: String, definition: Definition, scope: &Arc<Scope>) -> Arc<LazyRef> {
         Arc::new(LazyRef {
             id,
             definition,
+            scope: scope.clone(),
             result: OnceCell::new(),
         })
     }
@@ -47,6 +51,7 @@ impl LazyRef {
     pub(super) async fn evaluate(&self, job: &Job<ImmutableRef>) -> Result<Option<ImmutableRef>, Failure> {
         let built = self.result.get_or_try_init(|| async {
             let built = job.build(&self.definition).await?;
+            self.scope.saw(Some(&self.id), &self.definition);
             Ok::<_, solver::SolveError>(built.result)
         });
         Ok(built.await?.clone())
@@ -79,7 +84,7 @@ impl Solved {
     }
 
     /// The Dockerfile frontend's answer; `id` names new refs.
-    pub(super) fn of_answer(answer: Answer, mut id: impl FnMut() -> String) -> Solved {
+    pub(super) fn of_answer(answer: Answer, scope: &Arc<Scope>, mut id: impl FnMut() -> String) -> Solved {
         let mut metadata = BTreeMap::new();
         let mut set = |key: &str, suffix: &str, value: Vec<u8>| {
             let key = if suffix.is_empty() {
@@ -114,7 +119,7 @@ impl Solved {
                 set(EPOCH, suffix, epoch.to_string().into_bytes());
             }
             let is_scratch = platform.definition.ops.is_empty();
-            let one = (!is_scratch).then(|| LazyRef::new(id(), platform.definition));
+            let one = (!is_scratch).then(|| LazyRef::new(id(), platform.definition, scope));
             many.insert(platform.id, one);
         }
         let refs = match answer.is_multi_platform {
@@ -129,6 +134,14 @@ impl Solved {
         match &self.refs {
             Refs::One(one) => one.iter().cloned().collect(),
             Refs::Many(many) => many.values().flatten().cloned().collect(),
+        }
+    }
+
+    /// The ref of a platform.
+    pub(super) fn of_platform(&self, id: &str) -> Option<&Arc<LazyRef>> {
+        match &self.refs {
+            Refs::One(one) => one.as_ref(),
+            Refs::Many(many) => many.get(id)?.as_ref(),
         }
     }
 
@@ -169,6 +182,7 @@ impl Solved {
                 config: config.unwrap_or_else(|| plain_config(&platform)),
                 base_config: self.value(BASE_CONFIG, suffix).map(|config| config.to_vec()),
                 epoch: text(EPOCH).and_then(|epoch| epoch.parse().ok()),
+                attestations: Vec::new(),
                 id,
                 platform,
                 result,

@@ -16,7 +16,9 @@ use super::output::{self, Exporter};
 use super::policy::Policy;
 use super::records;
 use super::result::{CONFIG, LazyRef, Solved};
-use crate::build::{Bridge, Engine, Guard, host_gateway, permissions};
+use super::statements;
+use crate::build::attest::{Asked, Run};
+use crate::build::{Bridge, Engine, Guard, Scope, ScopeRequest, host_gateway, permissions};
 use crate::client::new_id;
 use crate::config::{Frontends, Gc};
 use crate::history::{EventLog, History, Running};
@@ -92,12 +94,13 @@ impl Runner {
             return Err(Failure::new(Code::Unavailable, "the daemon is shutting down"));
         }
         self.builds.check_free(&request.id)?;
+        let asked = Asked::parse(&request.attributes)?.check()?;
         let allowed = self.entitlements(&request.entitlements)?;
         let (build, running) = self.begin(&request, allowed)?;
         self.builds.begin(&build)?;
         let guard = build.cancel.clone().drop_guard();
         let runner = self.clone();
-        let task = tokio::spawn(async move { runner.run(build, running, request, allowed).await });
+        let task = tokio::spawn(async move { runner.run(build, running, (request, asked), allowed).await });
         let answer = task.await.unwrap_or_else(|error| {
             Err(Failure::new(
                 Code::Internal,
@@ -145,6 +148,10 @@ impl Runner {
             session.clone(),
             log,
             request.inputs.clone(),
+            Scope::outermost(ScopeRequest {
+                frontend: request.frontend.clone(),
+                attributes: request.attributes.clone(),
+            }),
         );
         if !request.policy_session.is_empty() {
             let (engine, sessions) = (self.engine.clone(), self.sessions.clone());
@@ -158,16 +165,18 @@ impl Runner {
         self: Arc<Self>,
         build: Arc<Build>,
         running: Option<Running>,
-        request: Request,
+        (request, asked): (Request, Asked),
         allowed: Entitlements,
     ) -> Result<BTreeMap<String, String>, Failure> {
+        let run = Arc::new(Run::begin(id()?));
         imports::missed(&build, &request.imports);
         let counted = tokio::spawn(pump(build.job.progress(), build.log.clone()));
         let (mut metadata, mut given) = (BTreeMap::new(), Vec::new());
         let work = async {
             let solved = self.result(&build, &request, allowed).await?;
             metadata = records::metadata(&solved);
-            let platforms = solved.platforms(&build.job).await?;
+            let mut platforms = solved.platforms(&build.job).await?;
+            statements::add(&build, &run, &asked, &solved, &mut platforms)?;
             let (response, outputs) =
                 output::give(&self.engine, &build, &request, platforms, solved.is_index()).await?;
             given = outputs;
@@ -211,13 +220,14 @@ impl Runner {
         match (request.frontend.as_str(), &request.definition) {
             ("", None) => build.returned().await,
             ("", Some(definition)) => self
-                .definition(build, definition.clone(), allowed)
+                .definition(build, &build.scope, definition.clone(), allowed)
                 .await
                 .map(Solved::of_ref),
             (name, _) => {
                 let question = Question {
                     attributes: request.attributes.clone(),
                     inputs: request.inputs.clone(),
+                    scope: build.scope.clone(),
                     depth: 0,
                 };
                 self.frontend(build, name, question, allowed).await
@@ -229,6 +239,7 @@ impl Runner {
     pub(super) async fn definition(
         &self,
         build: &Build,
+        scope: &Arc<Scope>,
         definition: llb::proto::Definition,
         allowed: Entitlements,
     ) -> Result<Option<Arc<LazyRef>>, Failure> {
@@ -244,7 +255,7 @@ impl Runner {
         if let Some(policy) = build.policy() {
             policy.check(&definition).await?;
         }
-        let one = LazyRef::new(id()?, definition);
+        let one = LazyRef::new(id()?, definition, scope);
         build.hold(&one)?;
         Ok(Some(one))
     }
@@ -258,6 +269,10 @@ impl Runner {
         allowed: Entitlements,
     ) -> Result<Solved, Failure> {
         imports::missed(build, &imports::of_attributes(&question.attributes));
+        question.scope = question.scope.inner(ScopeRequest {
+            frontend: name.to_owned(),
+            attributes: question.attributes.clone(),
+        });
         match name {
             "dockerfile.v0" if self.frontends.has_dockerfile => {}
             "gateway.v0" if self.frontends.has_gateway => {
@@ -278,6 +293,10 @@ impl Runner {
                 let source = line.split_whitespace().next().unwrap_or_default().to_owned();
                 question.attributes.insert("cmdline".to_owned(), line);
                 question.attributes.insert("source".to_owned(), source.clone());
+                question.scope = question.scope.inner(ScopeRequest {
+                    frontend: "gateway.v0".to_owned(),
+                    attributes: question.attributes.clone(),
+                });
                 if !self.frontends.has_gateway {
                     let message = format!("# syntax={source}: invalid frontend: gateway.v0");
                     return Err(Failure::new(Code::Unknown, message));
@@ -339,6 +358,7 @@ impl Runner {
             job: &build.job,
             session: build.session.clone(),
             definition_step,
+            scope: question.scope.clone(),
             guard: build.policy().map(|policy| policy as Arc<dyn Guard>),
         };
         if let Some(request) = attributes.get("requestid") {
@@ -364,7 +384,7 @@ impl Runner {
             }
         }
         let mut fault = None;
-        let solved = Solved::of_answer(answer, || {
+        let solved = Solved::of_answer(answer, &question.scope, || {
             id().unwrap_or_else(|failure| {
                 fault = Some(failure);
                 String::new()

@@ -11,6 +11,7 @@ mod media_type; // what content is
 mod platform; // what machine it is for
 mod descriptor; // name, size and type together
 mod reference; // what people call it
+mod package_url; // what statements about it call it
 mod manifest; // images and indexes of images
 mod image_config; // what an image is beside its layers
 

@@ -312,7 +312,7 @@ fn cpuset(name: &str, value: &str) -> Result<String, OptionsError> {
 ///
 /// # Errors
 /// A quote where none may be, in the words of Go's `encoding/csv`.
-pub(crate) fn csv(line: &str) -> Result<Vec<String>, String> {
+pub fn csv(line: &str) -> Result<Vec<String>, String> {
     let wrong = |rest: &str, what: &str| {
         let column = line.len() - rest.len() + 1;
         format!("parse error on line 1, column {column}: {what}")

@@ -29,6 +29,7 @@ fn step(name: &str, explain: &str, inputs: &[(&str, Option<&str>, bool)]) -> Ste
         ignore_cache: false,
         key: Some(digest(explain)),
         explain: explain.to_owned(),
+        pin: None,
         inputs: inputs.collect(),
     }
 }

@@ -63,7 +63,7 @@ pub(super) async fn give_blobs(
     built.fetch_layers(&worker.cache, &meter).await?;
     let _activity = sink.begin("copying files", "copying");
     let is_document = |digest: &Digest| {
-        let mut manifests = built.manifests.iter().map(|manifest| manifest.descriptor.digest);
+        let mut manifests = built.documents().map(|manifest| manifest.descriptor.digest);
         (
             *digest == built.target.digest,
             manifests.any(|manifest| manifest == *digest),

@@ -35,6 +35,14 @@ pub(super) struct Attrs {
     pub(super) name_text: String,
     /// OCI media types, not Docker's.
     pub(super) is_oci: bool,
+    /// Whether that was said, not taken as usual.
+    pub(super) types_given: bool,
+    /// Manifests of statements are artifacts, not images.
+    pub(super) is_artifact: bool,
+    /// Statements for images only go into this one too.
+    pub(super) inlines_all: bool,
+    /// What the name of a file with a statement begins with.
+    pub(super) attestation_prefix: String,
     pub(super) compression: CompressionChoice,
     pub(super) annotations: Vec<Annotation>,
     pub(super) push: bool,
@@ -55,6 +63,8 @@ pub(super) struct Attrs {
 const IMAGE: &[&str] = &[
     "name",
     "oci-mediatypes",
+    "oci-artifact",
+    "attestation-inline",
     "compression",
     "compression-level",
     "force-compression",
@@ -73,7 +83,12 @@ const IMAGE_ONLY: &[&str] = &[
     "name-canonical",
     "dangling-name-prefix",
 ];
-const FILES: &[&str] = &["platform-split", "source-date-epoch", "mode"];
+const FILES: &[&str] = &[
+    "platform-split",
+    "source-date-epoch",
+    "attestation-prefix",
+    "mode",
+];
 
 fn known(kind: Kind, name: &str) -> bool {
     match kind {
@@ -90,6 +105,10 @@ impl Attrs {
             names: Vec::new(),
             name_text: String::new(),
             is_oci: kind != Kind::Docker,
+            types_given: false,
+            is_artifact: true,
+            inlines_all: kind == Kind::Image,
+            attestation_prefix: String::new(),
             compression: CompressionChoice::default(),
             annotations: Vec::new(),
             push: false,
@@ -106,12 +125,25 @@ impl Attrs {
             // Docker reads plain and packed layers alike; plain ones are loaded fastest and were asked for most.
             attrs.compression.kind = Compression::Gzip;
         }
+        let mut is_artifact = None;
         for (name, value) in given {
             if !known(kind, &name) {
                 return Err(unknown(kind, name));
             }
-            attrs.set(name, value)?;
+            if name == "oci-artifact" {
+                is_artifact = Some(flag(&name, &value)?);
+            } else {
+                attrs.set(name, value)?;
+            }
         }
+        if is_artifact == Some(true) && !attrs.is_oci {
+            return Err(wrong(
+                "oci-artifact",
+                "true",
+                "it conflicts with oci-mediatypes=false",
+            ));
+        }
+        attrs.is_artifact = is_artifact.unwrap_or(attrs.is_oci);
         if attrs.push && attrs.names.is_empty() {
             return Err(wrong("push", "true", "there is no name to push to"));
         }
@@ -131,7 +163,12 @@ impl Attrs {
                 }
                 self.name_text = value;
             }
-            "oci-mediatypes" => self.is_oci = flag(&name, &value)?,
+            "oci-mediatypes" => {
+                self.is_oci = flag(&name, &value)?;
+                self.types_given = true;
+            }
+            "attestation-inline" => self.inlines_all = flag(&name, &value)?,
+            "attestation-prefix" => self.attestation_prefix = value,
             "compression" => {
                 self.compression.kind = match value.as_str() {
                     "uncompressed" => Compression::Uncompressed,

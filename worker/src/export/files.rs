@@ -5,8 +5,10 @@
 //!             └▶ tar (owners kept)
 //! ```
 //!
-//! Files of several platforms go into one folder each, named `linux_amd64`.
+//! Files of several platforms go into one folder each, named `linux_amd64`. What is stated about them goes beside them,
+//! with every file as a subject.
 
+use std::collections::BTreeMap;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::Path;
 use std::sync::Arc;
@@ -14,11 +16,13 @@ use std::sync::Arc;
 use cache::layer::TarLayerWriter;
 use cache::view::View;
 use cache::{Meter, NoMeter};
+use oci::{Digest, DigestWriter, go_json};
 use solver::progress::Sink;
 use tree::{Entry, Kind, Root, RootPath, Timestamp};
 
+use super::attest::statement;
 use super::attrs::Attrs;
-use super::{Dest, ExportError, Source, blocking};
+use super::{Dest, ExportError, PlatformResult, Source, blocking};
 use crate::meter::SinkMeter;
 use crate::worker::Worker;
 
@@ -27,6 +31,8 @@ struct Part {
     folder: RootPath,
     view: View,
     epoch: Option<i64>,
+    /// Names and contents of the files with statements.
+    statements: Vec<(String, Vec<u8>)>,
 }
 
 pub(super) async fn give(
@@ -61,7 +67,9 @@ pub(super) async fn give(
                     .await?
             }
         };
+        let suffix = (source.is_index && !is_split).then(|| platform.id.replace('/', "_"));
         parts.push(Part {
+            statements: statements(platform, &view, attrs, suffix.as_deref()).await?,
             folder,
             view,
             epoch: attrs.epoch.or(platform.epoch),
@@ -94,6 +102,7 @@ fn to_tar(parts: &[Part], writer: Box<dyn Write + Send>) -> Result<(), ExportErr
             tar.add(&folder, io::empty())?;
         }
         each(part, &mut |entry, contents| Ok(tar.add(entry, contents)?))?;
+        each_statement(part, &mut |entry, contents| Ok(tar.add(entry, contents)?))?;
     }
     let (mut out, _) = tar.finish()?;
     out.flush().map_err(|source| ExportError::Write {
@@ -133,6 +142,88 @@ fn each(
     })
 }
 
+/// Calls `give` with every file of statements.
+fn each_statement(
+    part: &Part,
+    give: &mut dyn FnMut(&Entry, &mut dyn Read) -> Result<(), ExportError>,
+) -> Result<(), ExportError> {
+    for (name, bytes) in &part.statements {
+        let invalid = |cause: tree::PathError| ExportError::Tree(cause.into());
+        let path = RootPath::clean(name).map_err(invalid)?;
+        let path = part.folder.join_path(&path).map_err(invalid)?;
+        let mut entry = Entry::new(path, Kind::File, 0o600);
+        entry.size = bytes.len() as u64;
+        entry.mtime = part.epoch.map_or_else(Timestamp::now, Timestamp::from_secs);
+        give(&entry, &mut &bytes[..])?;
+    }
+    Ok(())
+}
+
+/// The statements about one platform's files, as files.
+async fn statements(
+    platform: &PlatformResult,
+    view: &View,
+    attrs: &Attrs,
+    suffix: Option<&str>,
+) -> Result<Vec<(String, Vec<u8>)>, ExportError> {
+    let wanted = platform.attestations.iter().filter(|one| !one.is_inline_only);
+    let mut files = BTreeMap::new();
+    let mut subjects = None;
+    for attestation in wanted {
+        let subjects = match &subjects {
+            Some(subjects) => subjects,
+            None => {
+                let view = view.clone();
+                subjects.insert(blocking(move || digests(&view)).await?)
+            }
+        };
+        let base = attestation.file.rsplit('/').next().unwrap_or_default();
+        let mut name = format!("{}{base}", attrs.attestation_prefix);
+        if let Some(suffix) = suffix {
+            let dot = name.rfind('.').unwrap_or(name.len());
+            name.insert_str(dot, &format!(".{suffix}"));
+        }
+        let bytes = go_json(&statement(attestation, subjects).await?, true);
+        if files.insert(name.clone(), bytes).is_some() {
+            return Err(ExportError::SameFile(name));
+        }
+    }
+    Ok(files.into_iter().collect())
+}
+
+/// Every file with its digest.
+fn digests(view: &View) -> Result<Vec<(String, Digest)>, ExportError> {
+    let Some(top) = view.root() else {
+        return Ok(Vec::new());
+    };
+    let mut found: BTreeMap<String, Digest> = BTreeMap::new();
+    let mut links = Vec::new();
+    view.walk(&top, &mut |node, entry| {
+        let path = entry.path.display().to_string();
+        match entry.kind {
+            Kind::File => {
+                let mut hash = DigestWriter::new(io::sink());
+                io::copy(&mut view.open(node)?, &mut hash).map_err(|source| ExportError::Write {
+                    action: format!("read {path}"),
+                    source,
+                })?;
+                found.insert(path, hash.finish().1);
+            }
+            Kind::HardLink => {
+                let target = entry.link.as_deref().map(String::from_utf8_lossy);
+                let target = target.unwrap_or_default();
+                links.push((path, target.trim_start_matches('/').to_owned()));
+            }
+            Kind::Dir | Kind::Symlink | Kind::Char | Kind::Block | Kind::Fifo => {}
+        }
+        Ok::<_, ExportError>(())
+    })?;
+    for (path, target) in links {
+        found.extend(found.get(&target).map(|digest| (path, *digest)));
+    }
+    Ok(found.into_iter().collect())
+}
+
 fn to_dir(parts: &[Part], folder: &Path, delete: bool) -> Result<(), ExportError> {
     std::fs::create_dir_all(folder).map_err(|source| ExportError::Write {
         action: format!("create {}", folder.display()),
@@ -154,6 +245,7 @@ fn to_dir(parts: &[Part], folder: &Path, delete: bool) -> Result<(), ExportError
             }
             Ok(())
         })?;
+        each_statement(part, &mut |entry, contents| place(&root, entry, contents))?;
         // Modes and times of directories last: making what is in them would change the times, and a
         // directory may not be writable.
         for (path, mode, mtime) in dirs.into_iter().rev() {

@@ -16,6 +16,7 @@ use oci::{
 };
 use solver::progress::Sink;
 
+use super::attest::{self, are_wanted};
 use super::attrs::{Attrs, Place};
 use super::{Done, ExportError, Image, PlatformResult, Source, blocking, config};
 use crate::meter::SinkMeter;
@@ -45,6 +46,8 @@ pub(super) struct BuiltImage {
     /// The index, or the only manifest.
     pub(super) target: Descriptor,
     pub(super) manifests: Vec<BuiltManifest>,
+    /// Manifests of statements about those.
+    pub(super) attestations: Vec<BuiltManifest>,
     pub(super) is_index: bool,
 }
 
@@ -78,25 +81,51 @@ pub(super) async fn build(
         ));
         drop(sink.begin(format!("exporting config {}", built.config.digest), "exporting"));
     }
-    let is_index = source.is_index || manifests.len() > 1;
+    let has_statements = are_wanted(&source.platforms, attrs);
+    let is_index = source.is_index || manifests.len() > 1 || has_statements;
+    let attestations = match is_index {
+        true => attestations(worker, source, &manifests, attrs, sink).await?,
+        false => Vec::new(),
+    };
     let target = match &manifests[..] {
         [only] if !is_index => Descriptor {
             platform: source.platforms.first().map(|platform| platform.platform.clone()),
             ..only.descriptor.clone()
         },
-        all => index(&worker.cache, source, all, attrs, sink)?,
+        all => index(&worker.cache, source, all, &attestations, attrs, sink)?,
     };
     Ok(BuiltImage {
         target,
         manifests,
+        attestations,
         is_index,
     })
+}
+
+/// The manifests of what is stated about each image.
+async fn attestations(
+    worker: &Worker,
+    source: &Source,
+    manifests: &[BuiltManifest],
+    attrs: &Attrs,
+    sink: &Sink,
+) -> Result<Vec<BuiltManifest>, ExportError> {
+    let about = source.platforms.iter().zip(manifests);
+    let mut all = Vec::new();
+    for (platform, built) in about.filter(|(platform, _)| !platform.attestations.is_empty()) {
+        if !attrs.is_oci {
+            return Err(ExportError::NoAttestations);
+        }
+        all.push(attest::manifest(&worker.cache, platform, &built.descriptor, attrs, sink).await?);
+    }
+    Ok(all)
 }
 
 fn index(
     cache: &Cache,
     source: &Source,
     manifests: &[BuiltManifest],
+    attestations: &[BuiltManifest],
     attrs: &Attrs,
     sink: &Sink,
 ) -> Result<Descriptor, ExportError> {
@@ -107,7 +136,8 @@ fn index(
         entry
     });
     let media_type = if attrs.is_oci { OCI_INDEX } else { DOCKER_LIST };
-    let mut index = Index::new(media_type, entries.collect());
+    let statements = attestations.iter().map(|built| built.descriptor.clone());
+    let mut index = Index::new(media_type, entries.chain(statements).collect());
     index.annotations = attrs.annotations_at(Place::Index, None);
     let bytes = index.to_json();
     cache.content().put(&bytes)?;
@@ -257,9 +287,14 @@ async fn rewrite(
 }
 
 impl BuiltImage {
+    /// All manifests, those of statements last.
+    pub(super) fn documents(&self) -> impl Iterator<Item = &BuiltManifest> {
+        self.manifests.iter().chain(&self.attestations)
+    }
+
     /// The digests of all it consists of.
     pub(super) fn blobs(&self) -> Vec<Digest> {
-        let parts = self.manifests.iter().flat_map(|built| {
+        let parts = self.documents().flat_map(|built| {
             let layers = built.layers.iter().map(|layer| layer.descriptor.digest);
             layers.chain([built.descriptor.digest, built.config.digest])
         });

@@ -9,10 +9,12 @@
 //! 1. `attrs` reads the exporter's attributes, named as BuildKit names them; an unknown one is refused.
 //! 2. `config` completes the image config: diff ids, history, times.
 //! 3. `image` packs layers and writes manifests into the content store.
-//! 4. `push`, `archive`, `files` bring it to where it was asked for.
+//! 4. `attest` adds what is stated about them.
+//! 5. `push`, `archive`, `files` bring it to where it was asked for.
 
 mod attrs;
 mod config;
+mod attest;
 mod image;
 mod push;
 mod archive;
@@ -27,6 +29,7 @@ use oci::{Digest, Platform};
 use solver::progress::Sink;
 use solver::{Blame, OpError};
 
+pub use self::attest::{Attestation, IN_TOTO, PREDICATE_TYPE, Predicate, Subject};
 use crate::worker::{Session, Worker};
 
 /// Which exporter.
@@ -79,6 +82,8 @@ pub struct PlatformResult {
     pub base_config: Option<Vec<u8>>,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970.
     pub epoch: Option<i64>,
+    /// What is stated about it.
+    pub attestations: Vec<Attestation>,
 }
 
 /// What was built.
@@ -127,6 +132,12 @@ pub(crate) enum ExportError {
     NoDestination,
     #[error("image config of {platform}: {reason}")]
     Config { platform: String, reason: String },
+    #[error("cannot export attestations with \"oci-mediatypes=false\"")]
+    NoAttestations,
+    #[error("the statement {kind}: {source}")]
+    Predicate { kind: String, source: OpError },
+    #[error("two statements would be written to {0}")]
+    SameFile(String),
     #[error("{action}: {source}")]
     Write { action: String, source: std::io::Error },
     #[error(transparent)]
@@ -148,7 +159,10 @@ impl From<ExportError> for OpError {
         let blame = match &error {
             ExportError::Attribute { .. }
             | ExportError::UnknownAttribute { .. }
+            | ExportError::NoAttestations
+            | ExportError::SameFile(_)
             | ExportError::NoDestination => Blame::User,
+            ExportError::Predicate { source, .. } => source.blame(),
             ExportError::Config { .. } | ExportError::Thread => Blame::Internal,
             ExportError::Registry(error) if !error.is_temporary() => Blame::User,
             _ => Blame::Environment,
@@ -179,7 +193,11 @@ async fn give(
     sink: &Sink,
 ) -> Result<Done, ExportError> {
     let Request { kind, attrs, dest } = request;
-    let attrs = attrs::Attrs::parse(kind, attrs)?;
+    let mut attrs = attrs::Attrs::parse(kind, attrs)?;
+    if !attrs.types_given && attest::are_wanted(&source.platforms, &attrs) {
+        // Docker's media types know no statements.
+        (attrs.is_oci, attrs.is_artifact) = (true, true);
+    }
     match kind {
         Kind::Local | Kind::Tar => {
             let dest = dest.ok_or(ExportError::NoDestination)?;

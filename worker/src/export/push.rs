@@ -62,7 +62,7 @@ pub(super) async fn push(
             "pushing",
         );
         if built.is_index {
-            for manifest in &built.manifests {
+            for manifest in built.documents() {
                 send_manifest(worker, &registry, name, &manifest.descriptor, true).await?;
             }
         }
@@ -73,7 +73,7 @@ pub(super) async fn push(
 
 fn blobs(built: &BuiltImage) -> BTreeMap<Digest, Blob> {
     let mut blobs = BTreeMap::new();
-    for manifest in &built.manifests {
+    for manifest in built.documents() {
         for layer in &manifest.layers {
             let origin = layer.stored.as_ref().and_then(|stored| stored.origin.as_ref());
             let mount_from = origin.and_then(|origin| Reference::parse_normalized(&origin.0).ok());

@@ -48,6 +48,7 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
             deps,
             is_local: false,
             explain: self.key.text.clone(),
+            pin: None,
         };
         Ok((map, true))
     }

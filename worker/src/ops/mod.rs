@@ -52,6 +52,7 @@ pub(crate) fn cache_map(vertex: &Vertex, platform: &Platform) -> Result<CacheMap
         deps,
         is_local: false,
         explain: key.text,
+        pin: None,
     })
 }
 

@@ -678,13 +678,15 @@ fn choose(listed: &str, wanted: &str) -> Option<Resolved> {
 #[async_trait]
 impl Op<ImmutableRef> for GitOp {
     async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
-        let key = self.key(self.resolved(ctx).await?);
+        let resolved = self.resolved(ctx).await?;
+        let key = self.key(resolved);
         Ok((
             CacheMap {
                 digest: llb::cache::source_key(&key),
                 deps: Vec::new(),
                 is_local: false,
                 explain: key,
+                pin: Some(resolved.commit.clone()),
             },
             true,
         ))

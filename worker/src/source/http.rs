@@ -415,14 +415,20 @@ impl HttpOp {
 #[async_trait]
 impl Op<ImmutableRef> for HttpOp {
     async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
-        let key = match self.checksum {
-            Some(digest) => self.key(&Known {
-                digest,
-                etag: None,
-                last_modified: None,
-                disposition: None,
-            }),
-            None => self.key(ctx.unless_canceled(self.known(ctx)).await??),
+        let (key, found) = match self.checksum {
+            Some(digest) => {
+                let known = Known {
+                    digest,
+                    etag: None,
+                    last_modified: None,
+                    disposition: None,
+                };
+                (self.key(&known), digest)
+            }
+            None => {
+                let known = ctx.unless_canceled(self.known(ctx)).await??;
+                (self.key(known), known.digest)
+            }
         };
         let digest = llb::cache::source_key(&Digest::of(key.as_bytes()).to_string());
         Ok((
@@ -431,6 +437,7 @@ impl Op<ImmutableRef> for HttpOp {
                 deps: Vec::new(),
                 is_local: false,
                 explain: key,
+                pin: Some(found.to_string()),
             },
             true,
         ))

@@ -567,6 +567,7 @@ impl Op<ImmutableRef> for ImageOp {
             deps: Vec::new(),
             is_local: false,
             explain: explain.to_string(),
+            pin: Some(found.target.digest.to_string()),
         };
         Ok((map, index >= 1 || chain.is_none()))
     }

@@ -82,6 +82,7 @@ impl Op<ImmutableRef> for LocalSource {
                 deps: Vec::new(),
                 is_local: true,
                 explain: String::new(),
+                pin: None,
             },
             true,
         ))

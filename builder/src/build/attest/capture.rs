@@ -1,0 +1,235 @@
+//! What a result was made from.
+//!
+//! | op | what is noted |
+//! |---|---|
+//! | image, layout | reference, platform, digest |
+//! | git, http | address (user info masked), commit or digest; secrets and agents it may use |
+//! | local | name |
+//! | exec | secrets, ssh agents, whether it had a network |
+//!
+//! A source whose digest nobody found out (the cache had an answer further on and the op was never asked) makes the
+//! materials incomplete.
+
+use std::collections::BTreeMap;
+
+use llb::Graph;
+use llb::attr;
+use llb::op::{ExecOp, MountKind, NetMode, Op, SourceOp};
+use oci::{Digest, Platform, Reference};
+use solver::StepReport;
+
+/// What sources were found to be, by vertex.
+pub(crate) type Pins = BTreeMap<Digest, String>;
+
+/// An image and what it was found to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct ImageSource {
+    pub(crate) reference: String,
+    pub(crate) platform: Option<Platform>,
+    pub(crate) digest: String,
+    /// Of a layout, not of a registry.
+    pub(crate) is_local: bool,
+}
+
+/// What a result was made from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Capture {
+    pub(crate) images: Vec<ImageSource>,
+    /// `remote#ref` to commit.
+    pub(crate) git: BTreeMap<String, String>,
+    /// Address to digest.
+    pub(crate) http: BTreeMap<String, String>,
+    pub(crate) locals: Vec<String>,
+    /// Ids, and whether each may be missing.
+    pub(crate) secrets: BTreeMap<String, bool>,
+    /// The same of ssh agents.
+    pub(crate) ssh: BTreeMap<String, bool>,
+    pub(crate) has_network: bool,
+    pub(crate) is_incomplete: bool,
+}
+
+/// The pins of a build so far.
+pub(crate) fn pins(report: &[StepReport]) -> Pins {
+    let pinned = report.iter().filter_map(|step| {
+        let pin = step.pin.clone()?;
+        Some((step.vertex.digest, pin))
+    });
+    pinned.collect()
+}
+
+impl Capture {
+    /// What the result of `graph` was made from.
+    pub(crate) fn of(graph: &Graph, pins: &Pins) -> Capture {
+        let mut capture = Capture::default();
+        for vertex in &graph.vertices {
+            match &vertex.op {
+                Op::Source(source) => {
+                    let pin = pins.get(&vertex.digest).map(String::as_str);
+                    capture.source(source, vertex.platform.as_ref(), pin);
+                }
+                Op::Exec(exec) => capture.exec(exec),
+                // What it solved is not known here.
+                Op::Build(_) => capture.is_incomplete = true,
+                Op::File(_) | Op::Merge(_) | Op::Diff(_) | Op::Passthrough(_) => {}
+            }
+        }
+        capture
+    }
+
+    fn source(&mut self, source: &SourceOp, platform: Option<&Platform>, pin: Option<&str>) {
+        if source.scheme() == "local" {
+            self.local(source.rest().to_owned());
+            return;
+        }
+        let Some(pin) = pin.map(str::to_owned) else {
+            self.is_incomplete = true;
+            return;
+        };
+        match source.scheme() {
+            "docker-image" | "oci-layout" => self.image(ImageSource {
+                reference: source.rest().to_owned(),
+                platform: platform.cloned(),
+                digest: pin,
+                is_local: source.scheme() == "oci-layout",
+            }),
+            "git" => {
+                self.git.entry(masked(&git_address(source))).or_insert(pin);
+                self.git_access(source);
+            }
+            "http" | "https" => {
+                self.http.entry(masked(&source.identifier)).or_insert(pin);
+            }
+            _ => self.is_incomplete = true,
+        }
+    }
+
+    fn git_access(&mut self, source: &SourceOp) {
+        for name in [attr::GIT_AUTH_TOKEN_SECRET, attr::GIT_AUTH_HEADER_SECRET] {
+            if let Some(id) = source.attr(name).filter(|id| !id.is_empty()) {
+                note(&mut self.secrets, id, true);
+            }
+        }
+        if let Some(id) = source.attr(attr::GIT_MOUNT_SSH_SOCK).filter(|id| !id.is_empty()) {
+            note(&mut self.ssh, id, true);
+        }
+    }
+
+    fn exec(&mut self, exec: &ExecOp) {
+        for mount in &exec.mounts {
+            match &mount.kind {
+                MountKind::Secret(secret) => note(&mut self.secrets, &secret.id, secret.optional),
+                MountKind::Ssh(ssh) if ssh.id.is_empty() => note(&mut self.ssh, "default", ssh.optional),
+                MountKind::Ssh(ssh) => note(&mut self.ssh, &ssh.id, ssh.optional),
+                MountKind::Bind | MountKind::Cache(_) | MountKind::Tmpfs { .. } => {}
+            }
+        }
+        for secret in &exec.secret_env {
+            note(&mut self.secrets, &secret.id, secret.optional);
+        }
+        self.has_network |= exec.network != NetMode::None;
+    }
+
+    /// Adds an image, unless it is there.
+    pub(crate) fn image(&mut self, image: ImageSource) {
+        let is_same = |known: &ImageSource| {
+            let is_same_platform = match (&known.platform, &image.platform) {
+                (Some(a), Some(b)) => {
+                    (&a.os, &a.architecture, &a.variant, &a.os_version)
+                        == (&b.os, &b.architecture, &b.variant, &b.os_version)
+                }
+                (a, b) => a == b,
+            };
+            known.reference == image.reference && known.is_local == image.is_local && is_same_platform
+        };
+        if !self.images.iter().any(is_same) {
+            self.images.push(image);
+        }
+    }
+
+    fn local(&mut self, name: String) {
+        if !self.locals.contains(&name) {
+            self.locals.push(name);
+        }
+    }
+
+    /// Adds what something else was made from.
+    pub(crate) fn merge(&mut self, other: Capture) {
+        other.images.into_iter().for_each(|image| self.image(image));
+        other.locals.into_iter().for_each(|name| self.local(name));
+        for (mine, theirs) in [(&mut self.git, other.git), (&mut self.http, other.http)] {
+            for (address, pin) in theirs {
+                mine.entry(address).or_insert(pin);
+            }
+        }
+        for (mine, theirs) in [(&mut self.secrets, other.secrets), (&mut self.ssh, other.ssh)] {
+            for (id, is_optional) in theirs {
+                note(mine, &id, is_optional);
+            }
+        }
+        self.has_network |= other.has_network;
+        self.is_incomplete |= other.is_incomplete;
+    }
+
+    /// Leaves out images by digest that are there by tag as well, and sorts the rest.
+    pub(crate) fn settle(&mut self) {
+        let parsed = |image: &ImageSource| {
+            let reference = Reference::parse_normalized(&image.reference)
+                .ok()?
+                .with_default_tag();
+            let name = format!("{}:{}", reference.name(), reference.tag().unwrap_or("latest"));
+            Some((name, reference.digest().is_some()))
+        };
+        let tagged: Vec<String> = self
+            .images
+            .iter()
+            .filter_map(parsed)
+            .filter(|(_, has_digest)| !has_digest)
+            .map(|(name, _)| name)
+            .collect();
+        self.images.retain(|image| match parsed(image) {
+            Some((name, true)) => !tagged.contains(&name),
+            _ => true,
+        });
+        self.images.sort_by(|a, b| a.reference.cmp(&b.reference));
+        self.locals.sort();
+    }
+}
+
+/// Notes an id; needed by one, it is not optional.
+fn note(ids: &mut BTreeMap<String, bool>, id: &str, is_optional: bool) {
+    let known = ids.entry(id.to_owned()).or_insert(is_optional);
+    *known &= is_optional;
+}
+
+/// `remote#ref` of a git source.
+fn git_address(source: &SourceOp) -> String {
+    let (place, fragment) = source.rest().split_once('#').unwrap_or((source.rest(), ""));
+    let reference = fragment.split(':').next().unwrap_or_default();
+    let remote = match source.attr(attr::GIT_FULL_URL) {
+        Some(full) => full.split('#').next().unwrap_or_default().to_owned(),
+        None => format!("https://{place}"),
+    };
+    match reference {
+        "" => remote,
+        reference => format!("{remote}#{reference}"),
+    }
+}
+
+/// An address without the names and passwords in it.
+pub(crate) fn masked(address: &str) -> String {
+    const MASK: &str = "xxxxx";
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return address.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let Some((user, host)) = rest[..end].rsplit_once('@') else {
+        return address.to_owned();
+    };
+    let user = match user.split_once(':') {
+        Some(("", _)) => format!(":{MASK}"),
+        Some(_) => format!("{MASK}:{MASK}"),
+        None if user.is_empty() => String::new(),
+        None => MASK.to_owned(),
+    };
+    format!("{scheme}://{user}@{host}{}", &rest[end..])
+}
