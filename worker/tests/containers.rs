@@ -193,8 +193,9 @@ async fn several_processes_share_a_container() {
     });
     assert_eq!(third.wait().await.expect("ended").status.code(), 6);
     let text = text.await.expect("read");
+    // The terminal's echo of the key comes before or after.
     assert!(
-        text.starts_with("11 22\r\n") && text.ends_with("caught\r\n"),
+        text.starts_with("11 22\r\n") && text.contains("caught\r\n"),
         "{text:?}"
     );
     // One is signalled, without harm to the others.

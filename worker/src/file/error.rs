@@ -28,6 +28,15 @@ pub enum FileError {
         /// Where.
         path: String,
     },
+    /// An owner's name where there is no file system with names.
+    #[error(
+        "invalid user index: -1: the owner {name:?} cannot be looked up, since the files are put onto an empty file \
+         system (FROM scratch, or --link); give a number"
+    )]
+    NobodyHere {
+        /// The name of the user or group.
+        name: String,
+    },
     /// A directory lies where a file is to be.
     #[error("cannot replace to directory {path} with file")]
     DirectoryInTheWay {

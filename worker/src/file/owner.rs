@@ -20,7 +20,7 @@ pub struct Ids {
 /// Finds the ids that `chown` asks for; `view_of` gives the root file system of an input.
 ///
 /// # Errors
-/// Those of reading the two files; a file of more than 10 MiB is one.
+/// A name where no input has names; those of reading the two files; a file of more than 10 MiB is one.
 pub fn find_owner(
     chown: Option<&Chown>,
     view_of: &mut dyn FnMut(u32) -> Result<View, FileError>,
@@ -41,7 +41,8 @@ pub fn find_owner(
                 };
             }
         }
-        Some(Owner::Name { input: None, .. }) | None => {}
+        Some(Owner::Name { name, input: None }) => return Err(FileError::NobodyHere { name: name.clone() }),
+        None => {}
     }
     match &chown.group {
         Some(Owner::Id(id)) => ids.gid = *id,
@@ -54,7 +55,8 @@ pub fn find_owner(
                 ids.gid = group.gid;
             }
         }
-        Some(Owner::Name { input: None, .. }) | None => {}
+        Some(Owner::Name { name, input: None }) => return Err(FileError::NobodyHere { name: name.clone() }),
+        None => {}
     }
     Ok(Some(ids))
 }

@@ -480,4 +480,20 @@ fn owners_are_found_in_the_image_and_nobody_is_root() {
             .expect("asked");
         assert_eq!((ids.uid, ids.gid), wanted, "{chown:?}");
     }
+    let nowhere = || {
+        Some(Owner::Name {
+            name: "web".into(),
+            input: None,
+        })
+    };
+    for (user, group) in [
+        (nowhere(), None),
+        (None, nowhere()),
+        (Some(Owner::Id(7)), nowhere()),
+    ] {
+        let chown = Chown { user, group };
+        let refused =
+            find_owner(Some(&chown), &mut |_| Ok(real.clone())).expect_err("nobody has a name there");
+        assert!(matches!(refused, FileError::NobodyHere { .. }), "{refused}");
+    }
 }
