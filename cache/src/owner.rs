@@ -97,6 +97,11 @@ impl Owner {
         }
     }
 
+    /// When this process's holds began, the oldest first.
+    pub(crate) fn leases(&self) -> Vec<SystemTime> {
+        self.leases.lock().keys().map(|key| clock::time(key.0)).collect()
+    }
+
     /// The time from which on everything used must stay: that of the oldest live process but this one, and of
     /// this one's oldest lease. The names of dead processes come beside it.
     pub(crate) fn protected_since(&self) -> Result<(i64, Vec<String>)> {

@@ -183,6 +183,11 @@ impl Cache {
         self.inner.owner.lease()
     }
 
+    /// When the leases of this process began, the oldest first.
+    pub fn leases(&self) -> Vec<std::time::SystemTime> {
+        self.inner.owner.leases()
+    }
+
     /// Makes everything written so far survive a power cut: one sync of the file system. Blocks.
     ///
     /// # Errors

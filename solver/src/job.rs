@@ -89,6 +89,8 @@ pub struct Holdings {
     pub builds: usize,
     /// Ops running.
     pub running: usize,
+    /// Ops that wait for their turn.
+    pub waiting: usize,
     /// Edges that equal ones can find.
     pub indexed: usize,
 }
@@ -153,6 +155,7 @@ impl<R: Clone + Send + Sync + 'static> Solver<R> {
             vertices: core.graph.len(),
             builds: core.build_count(),
             running: core.turns.running(),
+            waiting: core.turns.waiting(),
             indexed: core.index.len(),
         }
     }

@@ -55,6 +55,11 @@ impl Turns {
         self.running.remove(&node);
     }
 
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
     pub(crate) fn running(&self) -> usize {
         self.running.len()
     }

@@ -110,8 +110,28 @@ fn service(config: &Config, args: &ServeArgs, file: &mut DaemonFile) -> Result<S
         labels: std::mem::take(&mut file.worker.labels),
         platforms: std::mem::take(&mut file.worker.platforms),
         drain,
+        debug: file
+            .grpc
+            .debug_address
+            .as_deref()
+            .map(debug_address)
+            .transpose()?,
         notify: Notify::of(notify).context("NOTIFY_SOCKET")?,
     })
+}
+
+/// Without a scheme it is a port.
+fn debug_address(text: &str) -> Result<Address, UsageError> {
+    let whole = match text.contains("://") {
+        true => text.to_owned(),
+        false => format!("tcp://{text}"),
+    };
+    match Address::parse(&whole) {
+        Ok(Address::Inherited) | Err(_) => Err(UsageError::new(format!(
+            "--debugaddr {text}: must be HOST:PORT or unix://PATH"
+        ))),
+        Ok(address) => Ok(address),
+    }
 }
 
 fn entitlements(names: &[String]) -> Result<Entitlements, UsageError> {

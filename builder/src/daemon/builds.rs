@@ -6,6 +6,7 @@
 //! ```
 use super::containers::Containers;
 use super::errors::Failure;
+use super::observe::trail::Trail;
 use super::policy::Policy;
 use super::result::{LazyRef, Solved};
 use crate::build::Scope;
@@ -16,7 +17,7 @@ use solver::Job;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
@@ -35,6 +36,10 @@ pub(super) struct Build {
     pub(super) job: Job<ImmutableRef>,
     /// Its client.
     pub(super) session: Arc<Session>,
+    /// When it began.
+    pub(super) begun: SystemTime,
+    /// Its steps as they are now.
+    pub(super) trail: Trail,
     /// What it shows.
     pub(super) log: Arc<EventLog>,
     /// Called off when its client goes.
@@ -66,6 +71,8 @@ impl Build {
             id,
             job,
             session,
+            begun: SystemTime::now(),
+            trail: Trail::default(),
             log,
             cancel: CancellationToken::new(),
             inputs,
@@ -122,6 +129,11 @@ impl Build {
         Ok(())
     }
 
+    /// How many refs it holds.
+    pub(super) fn ref_count(&self) -> usize {
+        self.refs.lock().len()
+    }
+
     /// A ref by its id.
     pub(super) fn find_ref(&self, id: &str) -> Result<Arc<LazyRef>, Failure> {
         let found = self.refs.lock().get(id).cloned();
@@ -173,6 +185,13 @@ impl Builds {
     /// How many have ended so far.
     pub(super) fn ended(&self) -> u64 {
         self.ended_count.load(Ordering::Relaxed)
+    }
+
+    /// Those that run, the oldest first.
+    pub(super) fn all(&self) -> Vec<Arc<Build>> {
+        let mut all: Vec<_> = self.running.lock().values().cloned().collect();
+        all.sort_by(|a, b| (a.begun, &a.id).cmp(&(b.begun, &b.id)));
+        all
     }
 
     /// How many run.

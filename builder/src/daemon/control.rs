@@ -143,6 +143,10 @@ impl Control for ControlService {
         let inbound = request
             .into_inner()
             .map(|message| message.map(|message| message.data).map_err(std::io::Error::other));
+        let metrics = self.runner.metrics.clone();
+        let inbound = inbound.inspect(move |data| {
+            metrics.session_received(data.as_ref().map_or(0, |data| data.len()));
+        });
         // When the client's half ends its session has ended.
         let inbound = inbound.chain(stream::poll_fn(move |_| {
             ended.cancel();
@@ -162,7 +166,9 @@ impl Control for ControlService {
             }
             let _ = closing;
         });
+        let metrics = self.runner.metrics.clone();
         let messages = ReceiverStream::new(messages).map(move |data| {
+            metrics.session_sent(data.len());
             let _until_the_client_goes = &guard;
             Ok(BytesMessage { data })
         });

@@ -39,6 +39,11 @@ impl Failure {
         Failure::new(Code::Cancelled, "context canceled")
     }
 
+    /// Whether somebody called it off.
+    pub(super) fn is_canceled(&self) -> bool {
+        self.0.code == i32::from(Code::Cancelled)
+    }
+
     /// A request for a subrequest the frontend does not have.
     pub(super) fn no_subrequest(name: &str) -> Failure {
         let mut failure = Failure::new(Code::Unimplemented, format!("unsupported request {name:?}"));

@@ -14,6 +14,7 @@
 //! 4. `result` is what a frontend answers: refs by platform, and metadata.
 //! 5. `policy` asks a client about sources; `run` is one Solve from request to answer; `output` gives its result out
 //!    through the session; `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
+//!    `observe` follows builds and counts, for metrics and `/debug`.
 //! 6. `control`, `gateway`, `content`, `traces` are the services, one file each: wire types in, own types out.
 //! 7. `errors` turns ours into status and details.
 //! 8. `upkeep` keeps history and received contexts within their limits, and by `gc` the store; `notify` tells systemd.
@@ -23,6 +24,7 @@ mod containers;
 mod builds;
 mod output;
 mod statements; // what is stated about results
+mod observe;
 mod policy;
 mod imports;
 mod run;

@@ -12,6 +12,7 @@ use super::control::WorkerInfo;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
 use super::imports::{self, Import};
+use super::observe::metrics::{Ending, Metrics};
 use super::output::{self, Exporter};
 use super::policy::Policy;
 use super::records;
@@ -78,6 +79,8 @@ pub(super) struct Runner {
     pub(super) has_devices: bool,
     /// Which frontends there are.
     pub(super) frontends: Frontends,
+    /// What is counted.
+    pub(super) metrics: Arc<Metrics>,
     /// How the store is kept small.
     pub(super) gc: Gc,
     /// Cancelled when no new build is taken.
@@ -170,7 +173,7 @@ impl Runner {
     ) -> Result<BTreeMap<String, String>, Failure> {
         let run = Arc::new(Run::begin(id()?));
         imports::missed(&build, &request.imports);
-        let counted = tokio::spawn(pump(build.job.progress(), build.log.clone()));
+        let counted = tokio::spawn(pump(build.job.progress(), build.clone()));
         let (mut metadata, mut given) = (BTreeMap::new(), Vec::new());
         let work = async {
             let solved = self.result(&build, &request, allowed).await?;
@@ -200,6 +203,19 @@ impl Runner {
         }
         build.log.close();
         self.builds.end(&build);
+        let ending = match &answer {
+            Ok(_) => Ending::Done,
+            Err(failure) if failure.is_canceled() => Ending::Canceled,
+            Err(_) => Ending::Failed,
+        };
+        let time = build.begun.elapsed().unwrap_or_default();
+        self.metrics.build_ended(ending, time, &build.trail.steps());
+        tracing::info!(
+            build = request.id,
+            ?ending,
+            seconds = time.as_secs_f64(),
+            "a build has ended"
+        );
         if let Some(running) = running {
             running.update(|record| records::complete(record, steps, metadata, given));
             let failure = answer.as_ref().err().map(Failure::record);
@@ -515,12 +531,13 @@ pub(super) fn id() -> Result<String, Failure> {
 }
 
 /// Writes what a build shows into its log, and counts its steps.
-async fn pump(mut reader: solver::progress::EventReader, log: Arc<EventLog>) -> crate::history::Steps {
+async fn pump(mut reader: solver::progress::EventReader, build: Arc<Build>) -> crate::history::Steps {
     let mut counts = crate::history::Counts::default();
     while let Some(events) = reader.next().await {
         counts.take(&events);
+        build.trail.take(&events);
         for part in events.chunks(PER_FRAME) {
-            log.append(&wire::encode(part).encode_to_vec());
+            build.log.append(&wire::encode(part).encode_to_vec());
         }
     }
     counts.steps()

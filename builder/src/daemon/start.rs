@@ -9,6 +9,8 @@ use super::control::{ControlService, WorkerInfo};
 use super::gateway::GatewayService;
 use super::listen::{Address, AddressError, Listener, Owner, TlsFiles, listen};
 use super::notify::Notify;
+use super::observe::calls::CountCalls;
+use super::observe::debug;
 use super::run::Runner;
 use super::traces::TraceSink;
 use super::upkeep;
@@ -30,7 +32,8 @@ use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
-use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
+use tonic::transport::{Certificate, Identity as TlsIdentity, Server, ServerTlsConfig};
+use tower::layer::util::{Identity, Stack};
 
 /// Messages taken at most, in bytes.
 pub(super) const MAX_MESSAGE: usize = 16 << 20;
@@ -71,6 +74,8 @@ pub struct Service {
     pub platforms: Vec<oci::Platform>,
     /// After a first signal, how long builds may go on before they are called off.
     pub drain: Duration,
+    /// Where metrics and introspection are.
+    pub debug: Option<Address>,
     /// Who is told that it serves, and that it stops.
     pub notify: Notify,
 }
@@ -121,6 +126,7 @@ pub async fn serve(
         has_devices: service.has_devices,
         frontends: service.frontends,
         gc: service.gc,
+        metrics: Arc::default(),
         worker: worker.clone(),
         closing: CancellationToken::new(),
     });
@@ -136,6 +142,14 @@ pub async fn serve(
         tracing::info!(%address, "listening");
     }
     let tls = service.tls.as_ref().map(tls).transpose()?;
+    if let Some(address) = &service.debug {
+        // Whoever is let at the address may look: that is what it is for.
+        let made = listen(address, Owner::default(), false, true);
+        let made = made.map_err(|error: AddressError| machine("listen", error))?;
+        tracing::info!(%address, "metrics and introspection");
+        made.into_iter()
+            .for_each(|listener| debug::serve(&runner, listener));
+    }
     let (tasks, gone) = (TaskTracker::new(), CancellationToken::new());
     for listener in listeners {
         let (router, ended) = (router(&runner, &worker, &listener, tls.as_ref())?, gone.clone());
@@ -210,13 +224,14 @@ fn router(
     worker: &Arc<WorkerInfo>,
     listener: &Listener,
     tls: Option<&ServerTlsConfig>,
-) -> Result<Router, BuildError> {
+) -> Result<Router<Stack<CountCalls, Identity>>, BuildError> {
     let mut server = Server::builder()
         .max_frame_size(MAX_FRAME)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(MAX_STREAMS)
-        .http2_keepalive_interval(Some(Duration::from_secs(30)));
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .layer(CountCalls(runner.metrics.clone()));
     if let (Listener::Tcp(_), Some(tls)) = (listener, tls) {
         server = server
             .tls_config(tls.clone())
@@ -255,7 +270,7 @@ fn tls(files: &TlsFiles) -> Result<ServerTlsConfig, BuildError> {
     let read = |path: &std::path::Path| {
         std::fs::read(path).map_err(|error| machine(&format!("read {}", path.display()), error))
     };
-    let identity = Identity::from_pem(read(&files.cert)?, read(&files.key)?);
+    let identity = TlsIdentity::from_pem(read(&files.cert)?, read(&files.key)?);
     let config = ServerTlsConfig::new().identity(identity);
     Ok(match &files.client_ca {
         Some(path) => config.client_ca_root(Certificate::from_pem(read(path)?)),

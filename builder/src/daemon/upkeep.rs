@@ -46,6 +46,7 @@ pub(super) async fn run(runner: Arc<Runner>) {
 fn sweep(runner: &Runner) {
     match gc::sweep(&runner.gc, &runner.engine.cache, runner.sessions.received()) {
         Ok(swept) if swept.records > 0 => {
+            runner.metrics.swept(swept.bytes);
             tracing::info!(
                 records = swept.records,
                 bytes = swept.bytes,

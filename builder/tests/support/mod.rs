@@ -31,15 +31,21 @@ pub(crate) struct Daemon {
 impl Daemon {
     /// Starts one; returns when it says that it listens.
     pub(crate) fn start(root: &Path) -> Daemon {
+        Daemon::start_as(root, |_| {})
+    }
+
+    /// Starts one, after `change` has seen its command.
+    pub(crate) fn start_as(root: &Path, change: impl FnOnce(&mut Command)) -> Daemon {
         let socket = root.join("s.sock");
-        let mut child = Command::new(env!("CARGO_BIN_EXE_builder"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_builder"));
+        command
             .arg("--root")
             .arg(root.join("root"))
             .args(["serve", "--addr"])
             .arg(format!("unix://{}", socket.display()))
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("the program starts");
+            .stderr(Stdio::piped());
+        change(&mut command);
+        let mut child = command.spawn().expect("the program starts");
         let mut lines = BufReader::new(child.stderr.take().expect("it is a pipe")).lines();
         let first = lines
             .by_ref()
@@ -48,6 +54,13 @@ impl Daemon {
         // Nobody must wait for us to read on.
         std::thread::spawn(move || lines.for_each(drop));
         Daemon { child, socket }
+    }
+
+    /// Asks it to end, in order; answers whether it did well.
+    pub(crate) fn end(&mut self) -> bool {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+        self.child.wait().expect("it ends").success()
     }
 
     /// The end nobody can prepare for.

@@ -63,6 +63,13 @@ impl Sessions {
         self.open.lock().len()
     }
 
+    /// The ids of those that are open.
+    pub fn ids(&self) -> Vec<String> {
+        let mut ids: Vec<String> = self.open.lock().keys().cloned().collect();
+        ids.sort();
+        ids
+    }
+
     /// Contexts that are kept.
     pub fn received(&self) -> &Arc<Received> {
         &self.received
