@@ -27,6 +27,9 @@ mod dockerfile;
 mod requests; // lint, outline, targets
 pub mod pin;
 
+/// The version of the Dockerfile syntax that is understood.
+pub const DOCKERFILE_VERSION: &str = "1.26.0";
+
 pub use answer::{Answer, PlatformAnswer};
 pub use dockerfile::{build, is_built_in};
 pub use error::{Error, ErrorKind};

@@ -11,7 +11,6 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use cache::Cache;
 use oci::{Descriptor, DiffId, Digest, OCI_CONFIG, OCI_EMPTY, OCI_MANIFEST, Platform, Reference, go_json};
 use serde_json::{Value, json};
@@ -67,19 +66,17 @@ pub enum Subject {
 }
 
 /// What a statement says.
-#[async_trait]
 pub trait Predicate: Debug + Send + Sync {
-    /// As JSON; asked for once the layers are packed.
+    /// As JSON; asked for once the layers are packed. `layers` are those of the image; none where there is no image.
     ///
     /// # Errors
     /// It cannot be said.
-    async fn content(&self) -> Result<Value, OpError>;
+    fn content(&self, layers: &[Descriptor]) -> Result<Value, OpError>;
 }
 
 /// A predicate that is known already.
-#[async_trait]
 impl Predicate for Value {
-    async fn content(&self) -> Result<Value, OpError> {
+    fn content(&self, _: &[Descriptor]) -> Result<Value, OpError> {
         Ok(self.clone())
     }
 }
@@ -91,11 +88,12 @@ pub(super) fn are_wanted(platforms: &[PlatformResult], attrs: &Attrs) -> bool {
 }
 
 /// The statement in full; `subjects` are what was built.
-pub(super) async fn statement(
+pub(super) fn statement(
     attestation: &Attestation,
     subjects: &[(String, Digest)],
+    layers: &[Descriptor],
 ) -> Result<Value, ExportError> {
-    let predicate = attestation.predicate.content().await;
+    let predicate = attestation.predicate.content(layers);
     let predicate = predicate.map_err(|source| ExportError::Predicate {
         kind: attestation.predicate_type.clone(),
         source,
@@ -140,17 +138,23 @@ fn subjects_of(attestation: &Attestation, built: &[(String, Digest)]) -> Vec<Val
 }
 
 /// Writes the statements about one image, and the manifest that lists them.
-pub(super) async fn manifest(
+pub(super) fn manifest(
     cache: &Cache,
     platform: &PlatformResult,
-    about: &Descriptor,
+    built: &BuiltManifest,
     attrs: &Attrs,
     sink: &Sink,
 ) -> Result<BuiltManifest, ExportError> {
+    let about = &built.descriptor;
     let subjects = image_subjects(&attrs.name_text, &platform.platform, about)?;
+    let made_of: Vec<_> = built
+        .layers
+        .iter()
+        .map(|layer| layer.descriptor.clone())
+        .collect();
     let mut layers = Vec::new();
     for attestation in &platform.attestations {
-        let bytes = go_json(&statement(attestation, &subjects).await?, false);
+        let bytes = go_json(&statement(attestation, &subjects, &made_of)?, false);
         let digest = cache.content().put(&bytes)?;
         let mut descriptor = Descriptor::new(IN_TOTO, digest, bytes.len() as u64);
         let kind = attestation.predicate_type.clone();

@@ -183,7 +183,7 @@ async fn statements(
             let dot = name.rfind('.').unwrap_or(name.len());
             name.insert_str(dot, &format!(".{suffix}"));
         }
-        let bytes = go_json(&statement(attestation, subjects).await?, true);
+        let bytes = go_json(&statement(attestation, subjects, &[])?, true);
         if files.insert(name.clone(), bytes).is_some() {
             return Err(ExportError::SameFile(name));
         }

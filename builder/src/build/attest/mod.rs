@@ -17,6 +17,8 @@ mod capture; // what a definition is made from
 mod scope; // what frontends were asked and looked at
 mod run; // when, and as what, a build ran
 mod materials; // sources as statements name them
+mod op_json; // ops as BuildKit prints them
+mod steps; // a definition, step by step
 mod provenance; // all of it as a predicate
 
 pub(crate) use asked::Asked;

@@ -9,10 +9,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use async_trait::async_trait;
 use jiff::Timestamp;
 use llb::{Definition, Graph};
-use oci::Platform;
+use oci::{Descriptor, Platform};
 use serde_json::{Map, Value, json};
 use solver::{Blame, OpError};
 use worker::export::{Attestation, Predicate};
@@ -22,6 +21,7 @@ use super::capture::{Capture, Pins, masked};
 use super::materials::{config_source, materials};
 use super::run::Run;
 use super::scope::{Request, Scope, Wanted};
+use super::steps::Steps;
 
 const BUILD_TYPE_V1: &str =
     "https://github.com/moby/buildkit/blob/master/docs/attestations/slsa-definitions.md";
@@ -30,6 +30,8 @@ const PREDICATE_V1: &str = "https://slsa.dev/provenance/v1";
 const PREDICATE_V02: &str = "https://slsa.dev/provenance/v0.2";
 /// Which of BuildKit's ways to do things this builder follows.
 const COMPATIBILITY: u32 = 30;
+/// The frontend whose version is stated.
+const FRONTEND: &str = "dockerfile.v0";
 /// Attributes that say something of the machine, not of the build.
 const OF_THE_MACHINE: &[&str] = &["cgroup-parent", "image-resolve-mode", "platform", "cache-imports"];
 
@@ -61,7 +63,7 @@ impl Stating<'_> {
         platform: Option<&Platform>,
     ) -> Result<Attestation, OpError> {
         let graph = definition.to_graph().map_err(OpError::user)?;
-        let document = self.document(scope, &graph, platform)?;
+        let document = self.document(scope, definition, graph, platform)?;
         Ok(Attestation {
             predicate_type: document.version_uri().to_owned(),
             file: self.asked.file.clone(),
@@ -74,7 +76,8 @@ impl Stating<'_> {
     fn document(
         &self,
         scope: &Scope,
-        graph: &Graph,
+        definition: &Definition,
+        graph: Graph,
         platform: Option<&Platform>,
     ) -> Result<Document, OpError> {
         let wanted = Wanted {
@@ -82,7 +85,7 @@ impl Stating<'_> {
             platform,
             platforms: self.platforms,
         };
-        let capture = scope.capture(graph, self.results, &wanted);
+        let capture = scope.capture(&graph, self.results, &wanted);
         let is_complete = !capture.is_incomplete && capture.locals.is_empty();
         if self.asked.needs_materials && !is_complete {
             return Err(OpError::new(
@@ -105,7 +108,7 @@ impl Stating<'_> {
             ssh: Vec::new(),
             ..root
         });
-        root.take_if(|root| *root == own);
+        root.take_if(|root| *root == own || (root.frontend.is_empty() && root.args.is_empty()));
         let vcs = request.take_vcs();
         let mut is_whole = !request.frontend.is_empty();
         if !self.asked.is_max {
@@ -126,6 +129,10 @@ impl Stating<'_> {
             is_whole,
             is_complete,
             is_reproducible: self.asked.is_reproducible,
+            has_own_frontend: scope
+                .request()
+                .is_some_and(|request| request.frontend == FRONTEND),
+            detail: self.asked.is_max.then(|| Detail::of(definition, graph)),
         })
     }
 }
@@ -283,15 +290,38 @@ struct Document {
     /// All materials are known.
     is_complete: bool,
     is_reproducible: bool,
+    /// Whether the Dockerfile frontend of this program made it.
+    has_own_frontend: bool,
+    /// All there is to say.
+    detail: Option<Detail>,
 }
 
-#[async_trait]
+/// What only the largest provenance says.
+#[derive(Debug)]
+struct Detail {
+    graph: Graph,
+    steps: Steps,
+    source: Option<Value>,
+}
+
+impl Detail {
+    fn of(definition: &Definition, graph: Graph) -> Detail {
+        let steps = Steps::of(definition);
+        Detail {
+            source: steps.source(definition),
+            steps,
+            graph,
+        }
+    }
+}
+
 impl Predicate for Document {
-    async fn content(&self) -> Result<Value, OpError> {
+    fn content(&self, layers: &[Descriptor]) -> Result<Value, OpError> {
         let finished = self.run.finished();
+        let metadata = self.buildkit_metadata(layers);
         Ok(match self.version {
-            Version::V1 => self.v1(finished),
-            Version::V02 => self.v02(finished),
+            Version::V1 => self.v1(finished, metadata),
+            Version::V02 => self.v02(finished, metadata),
         })
     }
 }
@@ -304,16 +334,24 @@ impl Document {
         }
     }
 
-    /// `vcs` and the like.
-    fn buildkit_metadata(&self) -> Value {
+    /// Where the source is kept; for the largest provenance its lines, and the layers made of it.
+    fn buildkit_metadata(&self, layers: &[Descriptor]) -> Value {
         let mut metadata = Map::new();
         if !self.vcs.is_empty() {
             metadata.insert("vcs".to_owned(), json!(self.vcs));
         }
+        if let Some(detail) = &self.detail {
+            let source = detail.source.clone();
+            metadata.extend(source.map(|source| ("source".to_owned(), source)));
+            let layers = detail.steps.layers(&detail.graph, layers);
+            if !layers.is_empty() {
+                metadata.insert("layers".to_owned(), json!(layers));
+            }
+        }
         Value::Object(metadata)
     }
 
-    fn v1(&self, finished: Timestamp) -> Value {
+    fn v1(&self, finished: Timestamp, buildkit_metadata: Value) -> Value {
         let mut definition = Map::new();
         definition.insert("buildType".to_owned(), Value::from(BUILD_TYPE_V1));
         if !self.materials.is_empty() {
@@ -326,16 +364,18 @@ impl Document {
             "externalParameters".to_owned(),
             json!({"configSource": self.config_source, "request": self.request}),
         );
-        definition.insert(
-            "internalParameters".to_owned(),
-            self.environment("builderPlatform"),
-        );
+        let mut internal = self.environment("builderPlatform");
+        if let (Some(detail), Some(internal)) = (&self.detail, internal.as_object_mut()) {
+            internal.insert("buildConfig".to_owned(), detail.steps.build_config());
+        }
+        internal.sort_all_objects();
+        definition.insert("internalParameters".to_owned(), internal);
         let mut metadata = Map::new();
         let mut set = |key: &str, value: Value| metadata.insert(key.to_owned(), value);
         set("invocationId", Value::from(self.run.id.as_str()));
         set("startedOn", Value::from(self.run.started.to_string()));
         set("finishedOn", Value::from(finished.to_string()));
-        set("buildkit_metadata", self.buildkit_metadata());
+        set("buildkit_metadata", buildkit_metadata);
         if self.is_hermetic {
             set("buildkit_hermetic", Value::Bool(true));
         }
@@ -353,10 +393,16 @@ impl Document {
     }
 
     fn environment(&self, platform_key: &str) -> Value {
-        json!({platform_key: Platform::host().to_string()})
+        let mut out = Map::new();
+        if self.has_own_frontend {
+            let version = Value::from(frontend::DOCKERFILE_VERSION);
+            out.insert("dockerfileVersion".to_owned(), version);
+        }
+        out.insert(platform_key.to_owned(), Value::from(Platform::host().to_string()));
+        Value::Object(out)
     }
 
-    fn v02(&self, finished: Timestamp) -> Value {
+    fn v02(&self, finished: Timestamp, buildkit_metadata: Value) -> Value {
         let mut source = Map::new();
         for (key, name) in [("uri", "uri"), ("digest", "digest"), ("path", "entryPoint")] {
             if let Some(value) = self.config_source.get(key) {
@@ -373,10 +419,7 @@ impl Document {
             json!({"parameters": self.is_whole, "environment": true, "materials": self.is_complete}),
         );
         set("reproducible", Value::Bool(self.is_reproducible));
-        set(
-            "https://mobyproject.org/buildkit@v1#metadata",
-            self.buildkit_metadata(),
-        );
+        set("https://mobyproject.org/buildkit@v1#metadata", buildkit_metadata);
         if self.is_hermetic {
             set("https://mobyproject.org/buildkit@v1#hermetic", Value::Bool(true));
         }
@@ -395,6 +438,9 @@ impl Document {
                 "environment": self.environment("platform"),
             }),
         );
+        if let Some(detail) = &self.detail {
+            set("buildConfig", detail.steps.build_config());
+        }
         set("metadata", Value::Object(metadata));
         Value::Object(document)
     }
