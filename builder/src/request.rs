@@ -69,6 +69,8 @@ pub struct BuildRequest {
     pub metadata_file: Option<PathBuf>,
     /// `--call`: what is asked of the frontend instead of a build, such as `frontend.lint`.
     pub question: Option<String>,
+    /// Which sources may be used, and what instead of some.
+    pub source_policy: Option<api::sourcepolicy::Policy>,
     /// `--explain`: say why each step that ran was not served by the cache.
     pub explain: bool,
 }

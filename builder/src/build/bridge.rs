@@ -8,15 +8,18 @@
 //! ```
 use super::attest::{ImageSource, Scope};
 use super::run::Engine;
+use super::sources::{Guard, guarded};
 use async_trait::async_trait;
 use cache::ImmutableRef;
 use cache::view::View;
-use frontend::{FileRequest, Gateway, GatewayError, ImageRequest, ResolvedImage, Warning};
+use frontend::{FileRequest, Gateway, GatewayError, ImagePlace, ImageRequest, ResolvedImage, Warning};
 use llb::Definition;
 use llb::op::{Op, SourceOp};
 use oci::{Digest, Reference};
 use solver::progress::{Sink, Step, VertexInfo};
 use solver::{Blame, Job, OpError, SolveError};
+use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 use tree::RootPath;
@@ -38,13 +41,6 @@ pub(crate) struct Bridge<'a> {
     pub(crate) guard: Option<Arc<dyn Guard>>,
 }
 
-/// Decides which sources a build may use.
-#[async_trait]
-pub(crate) trait Guard: Send + Sync {
-    /// Fails for a definition with a source that may not be used.
-    async fn allow(&self, definition: &Definition) -> Result<(), GatewayError>;
-}
-
 /// Whose move an answer's failure is, if the answerer said.
 pub(super) fn blame_of(error: &GatewayError) -> Option<Blame> {
     if let Some(solve) = error.0.downcast_ref::<SolveError>() {
@@ -60,10 +56,7 @@ impl Gateway for Bridge<'_> {
         from: &Definition,
         files: &[FileRequest],
     ) -> Result<Vec<Option<Vec<u8>>>, GatewayError> {
-        if let Some(guard) = &self.guard {
-            guard.allow(from).await?;
-        }
-        let Some(view) = self.view(from).await? else {
+        let Some(view) = self.view(&*self.guarded(from).await?).await? else {
             return Ok(vec![None; files.len()]);
         };
         let files = files.to_vec();
@@ -74,6 +67,7 @@ impl Gateway for Bridge<'_> {
     }
 
     async fn resolve_image(&self, request: &ImageRequest) -> Result<ResolvedImage, GatewayError> {
+        let request = &*self.decided(request).await?;
         let step = self.job.step(
             &format!("{}@{}", request.log_name, request.platform),
             &request.log_name,
@@ -84,9 +78,7 @@ impl Gateway for Bridge<'_> {
     }
 
     async fn source_time(&self, source: &Definition, log_name: &str) -> Result<Option<i64>, GatewayError> {
-        if let Some(guard) = &self.guard {
-            guard.allow(source).await?;
-        }
+        let source = &*self.guarded(source).await?;
         let Some(op) = only_source(source)? else {
             return Ok(None);
         };
@@ -134,7 +126,65 @@ fn only_source(definition: &Definition) -> Result<Option<SourceOp>, GatewayError
     Ok(sources.next().filter(|_| sources.next().is_none()))
 }
 
+/// The image a source is, and where it is looked for; `None` for other sources.
+pub(crate) fn image_of(op: &SourceOp) -> Option<(String, ImagePlace)> {
+    let (scheme, reference) = op.identifier.split_once("://")?;
+    let place = match scheme {
+        "docker-image" => ImagePlace::Registry,
+        "oci-layout" => {
+            let store = op.attrs.get(llb::attr::OCI_LAYOUT_STORE).cloned();
+            let name = || reference.split(['@', ':']).next().unwrap_or_default().to_owned();
+            ImagePlace::OciLayout {
+                store: store.filter(|store| !store.is_empty()).unwrap_or_else(name),
+            }
+        }
+        _ => return None,
+    };
+    Some((reference.to_owned(), place))
+}
+
 impl Bridge<'_> {
+    /// A definition with the sources that are to be used.
+    async fn guarded<'a>(&self, definition: &'a Definition) -> Result<Cow<'a, Definition>, GatewayError> {
+        let Some(guard) = &self.guard else {
+            return Ok(Cow::Borrowed(definition));
+        };
+        let made = guarded(&**guard, definition).await;
+        made.map(Cow::Owned).map_err(GatewayError::new)
+    }
+
+    /// The image that is to be used.
+    async fn decided<'a>(&self, request: &'a ImageRequest) -> Result<Cow<'a, ImageRequest>, GatewayError> {
+        let Some(guard) = &self.guard else {
+            return Ok(Cow::Borrowed(request));
+        };
+        let (scheme, attrs) = match &request.place {
+            ImagePlace::Registry => ("docker-image", BTreeMap::new()),
+            ImagePlace::OciLayout { store } => (
+                "oci-layout",
+                [(llb::attr::OCI_LAYOUT_STORE.to_owned(), store.clone())].into(),
+            ),
+        };
+        let asked = SourceOp {
+            identifier: format!("{scheme}://{}", request.reference),
+            attrs,
+        };
+        let wanted = guard.decide(asked.clone(), Some(&request.platform)).await;
+        let wanted = wanted.map_err(GatewayError::new)?;
+        if wanted == asked {
+            return Ok(Cow::Borrowed(request));
+        }
+        let (reference, place) = image_of(&wanted).ok_or_else(|| {
+            let message = format!("policy puts {} in place of an image", wanted.identifier);
+            GatewayError::new(message)
+        })?;
+        Ok(Cow::Owned(ImageRequest {
+            reference,
+            place,
+            ..request.clone()
+        }))
+    }
+
     /// A definition's result as one tree; `None` is scratch.
     async fn view(&self, definition: &Definition) -> Result<Option<View>, GatewayError> {
         let built = self.job.build(definition).await.map_err(GatewayError::new)?;

@@ -1,5 +1,6 @@
 //! Why a build gave nothing, with all a person needs to mend it.
 use super::attest::AskedError;
+use super::sources::{Denied, PolicyError};
 use solver::{Blame, OpError, SolveError};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -21,6 +22,12 @@ pub enum BuildError {
         /// The step's name.
         step: String,
     },
+    /// A source may not be used.
+    #[error("error evaluating the source policy: {0}")]
+    Denied(#[from] Denied),
+    /// The rules about sources are none.
+    #[error(transparent)]
+    Policy(#[from] PolicyError),
     /// The options make no sense to the frontend.
     #[error(transparent)]
     Options(#[from] frontend::OptionsError),
@@ -99,6 +106,8 @@ impl BuildError {
             BuildError::NotAllowed { .. }
             | BuildError::Options(_)
             | BuildError::Attestations(_)
+            | BuildError::Denied(_)
+            | BuildError::Policy(_)
             | BuildError::NoQuestion(_)
             | BuildError::Cancelled { .. } => Blame::User,
             BuildError::Statement(error) => error.blame(),

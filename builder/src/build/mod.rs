@@ -5,6 +5,7 @@
 //! ```
 mod error;
 pub(crate) mod permissions;
+mod sources; // which may be used, and what instead of some
 mod bridge;
 mod docker_daemon;
 pub(crate) mod host_gateway; // the machine's address among the names of --add-host
@@ -15,8 +16,9 @@ mod run;
 
 pub use attest::AskedError;
 pub(crate) use attest::{Request as ScopeRequest, Scope};
-pub(crate) use bridge::{Bridge, Guard};
+pub(crate) use bridge::{Bridge, image_of};
 pub use error::{BuildError, Lines};
 pub use outcome::{BuiltImage, Outcome};
 pub(crate) use outputs::title;
 pub use run::{Engine, run};
+pub(crate) use sources::{Denied, Guard, Rules, guarded, normalized};

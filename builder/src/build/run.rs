@@ -7,6 +7,7 @@ use super::attest::{Asked, Request, Run, Scope, Stating, pins};
 use super::bridge::Bridge;
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
+use super::sources::{Guard, Rules, guarded};
 use super::{BuildError, host_gateway, permissions};
 use crate::request::BuildRequest;
 use cache::{Cache, ImmutableRef};
@@ -51,13 +52,14 @@ pub async fn run(
     });
     let run = Arc::new(Run::begin(job.id().to_owned()));
     let definition_step = format!("[internal] load build definition from {}", options.filename);
+    let guard = guard(request)?;
     let bridge = Bridge {
         engine,
         job,
         session: session.clone(),
         definition_step,
         scope: scope.clone(),
-        guard: None,
+        guard: guard.clone(),
     };
     if let Some(question) = &request.question {
         let report = frontend::request(&bridge, &options, question).await?;
@@ -68,7 +70,12 @@ pub async fn run(
             ..Outcome::default()
         });
     }
-    let answer = frontend::build(&bridge, &options).await?;
+    let mut answer = frontend::build(&bridge, &options).await?;
+    if let Some(guard) = guard {
+        for platform in &mut answer.platforms {
+            platform.definition = guarded(&*guard, &platform.definition).await?;
+        }
+    }
     check(&answer, request)?;
     let mut built = solve(job, answer).await?;
     built.attestations = statements(job, &scope, &run, &asked, &built.answer)?;
@@ -137,6 +144,13 @@ fn statements(
         Ok(vec![stated.map_err(BuildError::Statement)?])
     });
     stated.collect()
+}
+
+/// Who decides about the sources, if the request says anything of them.
+fn guard(request: &BuildRequest) -> Result<Option<Arc<dyn Guard>>, BuildError> {
+    let rules = Rules::new(request.source_policy.as_slice())?;
+    let guard: Arc<dyn Guard> = Arc::new(rules.clone());
+    Ok((!rules.is_empty()).then_some(guard))
 }
 
 async fn options(

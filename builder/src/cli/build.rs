@@ -174,6 +174,7 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
         metadata_file: flags.metadata_file.clone(),
         explain: flags.explain == Some(true),
         question: None,
+        source_policy: super::source_policy::of(environment)?,
     };
     Ok((request, found.stdin))
 }

@@ -206,7 +206,7 @@ impl LaterFlags {
             (
                 "--policy",
                 !self.policy.is_empty(),
-                "source policies are not supported yet",
+                "Rego policies are not read; rules of EXPERIMENTAL_BUILDKIT_SOURCE_POLICY are",
             ),
             (
                 "--builder",

@@ -14,6 +14,7 @@ mod attest; // --attest, --provenance, --sbom
 mod values;
 mod contexts;
 mod outputs;
+mod source_policy;
 mod build;
 mod call; // --call, --check
 mod table;

@@ -246,6 +246,7 @@ fn wire_request(request: &BuildRequest, id: &str, session: &str) -> SolveRequest
         frontend_attrs: request.attributes().into_iter().collect(),
         cache: Some(CacheOptions::default()),
         entitlements,
+        source_policy: request.source_policy.clone(),
         exporter_deprecated: first.r#type,
         exporter_attrs_deprecated: first.attrs,
         exporters,

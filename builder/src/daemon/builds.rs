@@ -15,8 +15,8 @@ use cache::ImmutableRef;
 use parking_lot::Mutex;
 use solver::Job;
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -50,7 +50,8 @@ pub(super) struct Build {
     pub(super) scope: Arc<Scope>,
     /// Containers its frontends started.
     pub(super) containers: Containers,
-    policy: OnceLock<Arc<Policy>>,
+    /// What its request says about its sources.
+    pub(super) policy: Policy,
     refs: Mutex<HashMap<String, Arc<LazyRef>>>,
     /// Made with the build: a client's frontend may be done before the build has begun to wait for it.
     returning: Mutex<Option<oneshot::Sender<Result<Solved, Failure>>>>,
@@ -65,6 +66,7 @@ impl Build {
         log: Arc<EventLog>,
         inputs: BTreeMap<String, llb::proto::Definition>,
         scope: Arc<Scope>,
+        policy: Policy,
     ) -> Build {
         let (returning, returned) = oneshot::channel();
         Build {
@@ -78,22 +80,11 @@ impl Build {
             inputs,
             scope,
             containers: Containers::default(),
-            policy: OnceLock::new(),
+            policy,
             refs: Mutex::default(),
             returning: Mutex::new(Some(returning)),
             returned: Mutex::new(Some(returned)),
         }
-    }
-
-    /// Who decides about the build's sources, if anybody does.
-    pub(super) fn policy(&self) -> Option<Arc<Policy>> {
-        self.policy.get().cloned()
-    }
-
-    /// Says who decides about the build's sources; before anything else of it.
-    pub(super) fn decided_by(&self, policy: Policy) {
-        // Said once, when the build is made.
-        let _ = self.policy.set(Arc::new(policy));
     }
 
     /// What the client's own frontend answers, when it does; asked for once.

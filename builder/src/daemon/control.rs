@@ -2,7 +2,9 @@
 use super::contexts;
 use super::errors::Failure;
 use super::output::Exporter;
+use super::policy::Policy;
 use super::run::{Request as Solve, Runner};
+use crate::build::Rules;
 use crate::history::{Change, ChangeKind, Query, Record, Stamp};
 use api::control::control_server::Control;
 use api::control::{
@@ -365,12 +367,8 @@ fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
     if request.enable_session_exporter {
         return Err(unsupported("an exporter chosen by the session"));
     }
-    if request
-        .source_policy
-        .is_some_and(|policy| !policy.rules.is_empty())
-    {
-        return Err(unsupported("a source policy"));
-    }
+    let rules = Rules::new(request.source_policy.as_slice())
+        .map_err(|error| Failure::new(Code::InvalidArgument, error.to_string()))?;
     let cache = request.cache.unwrap_or_default();
     if let Some(export) = cache.exports.first() {
         return Err(match export.r#type.as_str() {
@@ -410,7 +408,10 @@ fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
         exporters,
         entitlements: request.entitlements,
         is_internal: request.internal,
-        policy_session: request.source_policy_session,
+        policy: Policy {
+            rules,
+            decider: request.source_policy_session,
+        },
         imports,
     })
 }

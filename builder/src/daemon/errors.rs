@@ -2,7 +2,7 @@
 //!
 //! The trailer `grpc-status-details-bin` holds a `google.rpc.Status` whose details are JSON in `Any`, as BuildKit sends
 //! them. A status that came from a client with its details passes through untouched.
-use crate::build::BuildError;
+use crate::build::{BuildError, Denied};
 use api::rpc;
 use prost::Message;
 use prost_types::Any;
@@ -15,6 +15,7 @@ const VERTEX: &str = "github.com/moby/buildkit/errdefs.Vertex+json";
 const SOLVE: &str = "github.com/moby/buildkit/errdefs.Solve+json";
 const EXIT: &str = "github.com/moby/buildkit/gatewayapi.ExitMessage+json";
 const FRONTEND_CAP: &str = "github.com/moby/buildkit/errdefs.FrontendCap+json";
+const DENIED: &str = "github.com/moby/buildkit/policysession.DecisionResponse+json";
 const SUBREQUEST: &str = "github.com/moby/buildkit/errdefs.Subrequest+json";
 
 /// What our own client makes of it beside: whose move it is, and the hint.
@@ -42,6 +43,23 @@ impl Failure {
     /// Whether somebody called it off.
     pub(super) fn is_canceled(&self) -> bool {
         self.0.code == i32::from(Code::Cancelled)
+    }
+
+    /// A definition with a source that may not be used.
+    pub(super) fn loading(denied: &Denied) -> Failure {
+        let message = format!("failed to load LLB: error evaluating the source policy: {denied}");
+        Failure::denied(message, denied)
+    }
+
+    /// A source that may not be looked at.
+    pub(super) fn resolving(denied: &Denied) -> Failure {
+        Failure::denied(format!("could not resolve image due to policy: {denied}"), denied)
+    }
+
+    fn denied(message: String, denied: &Denied) -> Failure {
+        let mut failure = Failure::new(Code::Unknown, message);
+        failure.0.details.extend(words(denied));
+        failure
     }
 
     /// A request for a subrequest the frontend does not have.
@@ -121,6 +139,7 @@ impl From<BuildError> for Failure {
             .0
             .details
             .push(detail(ADVICE, &json!({ "blame": blame, "hint": hint })));
+        failure.0.details.extend(denial(&error).and_then(words));
         for lines in error.lines() {
             let ranges: Vec<Value> = lines
                 .ranges
@@ -175,6 +194,33 @@ impl From<rpc::Status> for Failure {
     fn from(status: rpc::Status) -> Failure {
         Failure(status)
     }
+}
+
+/// What a client that decides says about its no.
+fn words(denied: &Denied) -> Option<Any> {
+    let words: Vec<Value> = denied
+        .words
+        .iter()
+        .map(|word| json!({ "message": word }))
+        .collect();
+    let value = json!({ "action": "DENY", "denyMessages": words });
+    (!words.is_empty()).then(|| detail(DENIED, &value))
+}
+
+/// A denial among an error's causes.
+fn denial(error: &BuildError) -> Option<&Denied> {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(this) = cause {
+        if let Some(denied) = this.downcast_ref::<Denied>() {
+            return Some(denied);
+        }
+        let inner = this.downcast_ref::<frontend::GatewayError>();
+        if let Some(denied) = inner.and_then(|inner| inner.0.downcast_ref::<Denied>()) {
+            return Some(denied);
+        }
+        cause = this.source();
+    }
+    None
 }
 
 fn detail(kind: &str, value: &Value) -> Any {

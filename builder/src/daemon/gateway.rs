@@ -10,18 +10,19 @@ use super::containers;
 use super::control::{WorkerInfo, blocking, internal};
 use super::errors::Failure;
 use super::image_frontend::{Guest, Question};
+use super::policy;
 use super::result::{LazyRef, Refs, Solved};
 use super::run::{Runner, evaluate};
-use super::source_meta;
-use crate::build::{Bridge, Scope};
+use super::source_meta::Asker;
+use crate::build::{Rules, Scope};
 use api::gateway::llb_bridge_server::LlbBridge;
 use api::gateway::{
     EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,
     NewContainerResponse, PingRequest, PongResponse, ReadDirRequest, ReadDirResponse, ReadFileRequest,
     ReadFileResponse, Ref, RefMap, ReleaseContainerRequest, ReleaseContainerResponse,
-    ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceImageResponse,
-    ResolveSourceMetaRequest, ResolveSourceMetaResponse, Result as WireResult, ReturnRequest, ReturnResponse,
-    SolveRequest, SolveResponse, StatFileRequest, StatFileResponse, WarnRequest, WarnResponse, result,
+    ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceMetaRequest,
+    ResolveSourceMetaResponse, Result as WireResult, ReturnRequest, ReturnResponse, SolveRequest,
+    SolveResponse, StatFileRequest, StatFileResponse, WarnRequest, WarnResponse, result,
 };
 use cache::view::{Node, View};
 use futures_util::Stream;
@@ -104,6 +105,14 @@ impl GatewayService {
         self.guest.as_ref().map_or(&build.scope, |guest| &guest.scope)
     }
 
+    fn asker<'a>(&'a self, build: &'a Build) -> Asker<'a> {
+        Asker {
+            engine: &self.runner.engine,
+            build,
+            scope: self.scope(build),
+        }
+    }
+
     /// The files of a ref; `None` is scratch.
     async fn view(&self, build: &Build, id: &str) -> Result<Option<View>, Status> {
         if id.is_empty() {
@@ -119,44 +128,6 @@ impl GatewayService {
             .await
             .map(Some)
             .map_err(|error| internal(&error))
-    }
-
-    async fn resolve(
-        &self,
-        build: &Build,
-        reference: &str,
-        platform: Option<llb::proto::Platform>,
-        mode: &str,
-        log_name: String,
-    ) -> Result<frontend::ResolvedImage, Status> {
-        let mode = match mode {
-            "" | "default" => frontend::ResolveMode::Default,
-            "pull" => frontend::ResolveMode::Pull,
-            "local" => frontend::ResolveMode::Local,
-            other => return Err(Status::invalid_argument(format!("invalid resolve mode: {other}"))),
-        };
-        let platform = platform.map_or_else(Platform::host, platform_of);
-        let log_name = match log_name.is_empty() {
-            true => format!("resolve image config for {reference}"),
-            false => log_name,
-        };
-        let question = frontend::ImageRequest {
-            reference: reference.to_owned(),
-            platform,
-            mode,
-            place: frontend::ImagePlace::Registry,
-            log_name,
-        };
-        let bridge = Bridge {
-            engine: &self.runner.engine,
-            job: &build.job,
-            session: build.session.clone(),
-            definition_step: String::new(),
-            scope: self.scope(build).clone(),
-            guard: None,
-        };
-        let found = frontend::Gateway::resolve_image(&bridge, &question).await;
-        found.map_err(|error| Status::unknown(error.to_string()))
     }
 }
 
@@ -181,7 +152,7 @@ impl LlbBridge for GatewayService {
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
         let build = self.build(request.metadata(), "Solve").await?;
         let asked = request.into_inner();
-        no_policy(&asked.source_policies)?;
+        let rules = rules(&asked.source_policies)?;
         let granted = Runner::granted(&build);
         let imports: Vec<_> = asked
             .cache_imports
@@ -193,7 +164,13 @@ impl LlbBridge for GatewayService {
             let solved = match (asked.definition, asked.frontend.as_str()) {
                 (Some(definition), "") => self
                     .runner
-                    .definition(&build, self.scope(&build), definition, granted)
+                    .definition(
+                        &build,
+                        self.scope(&build),
+                        definition,
+                        granted,
+                        policy::guard(&self.runner, &build, rules),
+                    )
                     .await
                     .map(Solved::of_ref)?,
                 (None, "") => Solved::of_ref(None),
@@ -209,6 +186,7 @@ impl LlbBridge for GatewayService {
                         inputs: asked.frontend_inputs,
                         scope: self.scope(&build).clone(),
                         depth: self.guest.as_ref().map_or(0, |guest| guest.depth),
+                        rules,
                     };
                     self.runner.frontend(&build, name, question, granted).await?
                 }
@@ -251,20 +229,25 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<ResolveImageConfigResponse>, Status> {
         let build = self.build(request.metadata(), "ResolveImageConfig").await?;
         let asked = request.into_inner();
-        no_policy(&asked.source_policies)?;
         if asked.resolver_type != 0 {
             return Err(Status::unimplemented(
                 "image configs of OCI layouts of the client are not supported yet",
             ));
         }
+        let mut op = llb::op::SourceOp {
+            identifier: format!("docker-image://{}", asked.r#ref),
+            attrs: BTreeMap::new(),
+        };
+        let platform = asked.platform.map(platform_of);
+        if let Some(guard) = policy::guard(&self.runner, &build, rules(&asked.source_policies)?) {
+            op = guard
+                .decide(op, platform.as_ref())
+                .await
+                .map_err(|denied| Failure::resolving(&denied))?;
+        }
         let found = self
-            .resolve(
-                &build,
-                &asked.r#ref,
-                asked.platform,
-                &asked.resolve_mode,
-                asked.log_name,
-            )
+            .asker(&build)
+            .image(&op, platform, &asked.resolve_mode, asked.log_name)
             .await?;
         Ok(Response::new(ResolveImageConfigResponse {
             digest: found.digest.to_string(),
@@ -279,46 +262,8 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<ResolveSourceMetaResponse>, Status> {
         let build = self.build(request.metadata(), "ResolveSourceMeta").await?;
         let asked = request.into_inner();
-        no_policy(&asked.source_policies)?;
-        let source = asked
-            .source
-            .ok_or_else(|| Status::invalid_argument("no source"))?;
-        let Some(reference) = source.identifier.strip_prefix("docker-image://") else {
-            if asked.http.is_some_and(|http| http.checksum_request.is_some()) {
-                return Err(Status::unimplemented(
-                    "checksums of a http source beside SHA-256 are not supported yet",
-                ));
-            }
-            let with_objects = asked.git.is_some_and(|git| git.return_object);
-            let worker = &self.runner.engine.worker;
-            let found = source_meta::resolve(worker, &build, source, &asked.log_name, with_objects);
-            return found.await.map(Response::new);
-        };
-        let image = asked.image.unwrap_or_default();
-        if image.attestation_chain || !image.resolve_attestations.is_empty() {
-            return Err(Status::unimplemented(
-                "resolving attestations of an image is not supported yet",
-            ));
-        }
-        let found = self
-            .resolve(
-                &build,
-                reference,
-                asked.platform,
-                &asked.resolve_mode,
-                asked.log_name,
-            )
-            .await?;
-        let config = if image.no_config { Vec::new() } else { found.config };
-        Ok(Response::new(ResolveSourceMetaResponse {
-            source: Some(source),
-            image: Some(ResolveSourceImageResponse {
-                digest: found.digest.to_string(),
-                config: config.into(),
-                ..ResolveSourceImageResponse::default()
-            }),
-            ..ResolveSourceMetaResponse::default()
-        }))
+        let guard = policy::guard(&self.runner, &build, rules(&asked.source_policies)?);
+        self.asker(&build).resolve(asked, guard).await.map(Response::new)
     }
 
     async fn read_file(
@@ -504,12 +449,9 @@ impl LlbBridge for GatewayService {
     }
 }
 
-/// A policy that would not be kept to must not be taken.
-fn no_policy(policies: &[api::sourcepolicy::Policy]) -> Result<(), Status> {
-    if policies.iter().any(|policy| !policy.rules.is_empty()) {
-        return Err(Status::unimplemented("a source policy is not supported yet"));
-    }
-    Ok(())
+/// The rules of one call.
+fn rules(policies: &[api::sourcepolicy::Policy]) -> Result<Rules, Status> {
+    Rules::new(policies).map_err(|error| Status::invalid_argument(error.to_string()))
 }
 
 fn no_container_files() -> Status {

@@ -17,7 +17,7 @@ use super::gateway::GatewayService;
 use super::result::Solved;
 use super::run::Runner;
 use super::start::MAX_MESSAGE;
-use crate::build::{Bridge, Scope};
+use crate::build::{Bridge, Rules, Scope};
 use api::gateway::llb_bridge_server::LlbBridgeServer;
 use cache::ImmutableRef;
 use futures_util::StreamExt;
@@ -60,6 +60,8 @@ pub(super) struct Question {
     pub(super) scope: Arc<Scope>,
     /// How many frontends asked for one another before.
     pub(super) depth: usize,
+    /// Rules about sources of this question alone.
+    pub(super) rules: Rules,
 }
 
 /// The frontend in a container, as the service on its line knows it.
@@ -139,8 +141,8 @@ struct Image {
 
 impl Image {
     async fn find(
-        runner: &Runner,
-        build: &Build,
+        runner: &Arc<Runner>,
+        build: &Arc<Build>,
         source: &str,
         question: &Question,
     ) -> Result<Image, Failure> {
@@ -148,7 +150,7 @@ impl Image {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(Code::Unknown, format!("frontend {source}: {error}"))
         };
-        let place = match attributes.get(&format!("context:{source}")) {
+        let place = match question.attributes.get(&format!("context:{source}")) {
             None => source,
             Some(named) => named.strip_prefix("docker-image://").ok_or_else(|| {
                 let message = format!(
@@ -164,7 +166,7 @@ impl Image {
             session: build.session.clone(),
             definition_step: String::new(),
             scope: question.scope.clone(),
-            guard: None,
+            guard: super::policy::guard(runner, build, question.rules.clone()),
         };
         let wanted = frontend::ImageRequest {
             reference: parsed.to_string(),
@@ -179,9 +181,6 @@ impl Image {
         let config = serde_json::from_slice(&found.config).map_err(|error| failed(&error))?;
         let name = found.reference.split('@').next().unwrap_or_default();
         let reference = format!("{name}@{}", found.digest);
-        if let Some(policy) = build.policy() {
-            policy.check_image(&reference).await?;
-        }
         Ok(Image { reference, config })
     }
 

@@ -1,219 +1,200 @@
-//! The client that decides about sources: every source of a build is shown to it before anything of the build is solved.
+//! Who decides about the sources of a daemon's build: the rules of its requests, then a client that is asked.
 //!
 //! ```text
-//! definition ─▶ its sources ─▶ CheckPolicy over the policy's session ─┬─ allow
-//!                                     ▲                              ├─ deny: the build fails
-//!                                     └── metadata it asks for ◀─────┘
+//! source ─▶ rules ─▶ CheckPolicy over the policy's session ─┬─ ALLOW
+//!              ▲                 ▲                          ├─ DENY: the build fails, with the client's words
+//!              │                 └── metadata it asks for ◀─┤
+//!              └────────────────── another source ◀─────────┴─ CONVERT
 //! ```
-use super::errors::Failure;
-use crate::build::{Engine, Guard};
-use api::gateway::{ResolveSourceImageResponse, ResolveSourceMetaRequest, ResolveSourceMetaResponse};
+use super::builds::Build;
+use super::run::Runner;
+use super::source_meta::{self, Asker};
+use crate::build::{Denied, Guard, Rules, Scope, ScopeRequest, normalized};
+use api::gateway::{ResolveSourceMetaRequest, ResolveSourceMetaResponse};
 use api::sourcepolicy::PolicyAction;
 use api::sourcepolicy::policysession::check_policy_response::Result as Answer;
 use api::sourcepolicy::policysession::policy_verifier_client::PolicyVerifierClient;
 use api::sourcepolicy::policysession::{CheckPolicyRequest, DecisionResponse};
 use async_trait::async_trait;
-use frontend::GatewayError;
-use llb::{Definition, Op};
-use oci::{Platform, Reference};
-use session::Sessions;
-use solver::Job;
-use solver::progress::Sink;
+use llb::op::SourceOp;
+use oci::Platform;
 use std::sync::Arc;
-use tonic::Code;
-use worker::Session;
+use tonic::transport::Channel;
 
 /// The method a client must offer to decide.
 const METHOD: &str = "/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy";
 /// Questions back and forth about one source before giving up.
 const MAX_ROUNDS: usize = 10;
 
-/// One build's policy.
+/// What a build's request says about its sources.
+#[derive(Clone, Debug, Default)]
 pub(super) struct Policy {
-    engine: Arc<Engine>,
-    sessions: Arc<Sessions>,
-    /// The session that decides.
-    decider: String,
-    /// The build's own session, for what the policy wants to know of a source.
-    session: Arc<Session>,
-    progress: Sink,
+    /// The rules it came with.
+    pub(super) rules: Rules,
+    /// The session that decides beside; empty: nobody does.
+    pub(super) decider: String,
 }
 
-impl Policy {
-    /// The policy of a build whose request names the session `decider`.
-    pub(super) fn new(
-        engine: Arc<Engine>,
-        sessions: Arc<Sessions>,
-        decider: &str,
-        session: Arc<Session>,
-        job: &Job<cache::ImmutableRef>,
-    ) -> Policy {
-        let step = job.step(&format!("{}-policy", job.id()), "[internal] source policy");
-        let progress = step.sink().clone();
-        step.finish(None);
-        Policy {
-            engine,
-            sessions,
-            decider: decider.to_owned(),
-            session,
-            progress,
-        }
+/// Who decides for a build, with the rules of one call beside those of the build; `None` if nobody does.
+pub(super) fn guard(runner: &Arc<Runner>, build: &Arc<Build>, beside: Rules) -> Option<Arc<dyn Guard>> {
+    let rules = build.policy.rules.and(beside);
+    if rules.is_empty() && build.policy.decider.is_empty() {
+        return None;
     }
+    Some(Arc::new(Judge {
+        runner: runner.clone(),
+        build: build.clone(),
+        rules,
+    }))
+}
 
-    /// Asks about every source of a definition.
-    pub(super) async fn check(&self, definition: &Definition) -> Result<(), Failure> {
-        let graph = definition
-            .to_graph()
-            .map_err(|error| Failure::new(Code::Unknown, format!("failed to load LLB: {error}")))?;
-        for vertex in &graph.vertices {
-            if let Op::Source(source) = &vertex.op {
-                let op = llb::proto::SourceOp {
-                    identifier: source.identifier.clone(),
-                    attrs: source.attrs.clone(),
-                };
-                self.ask(op, vertex.platform.as_ref()).await?;
+struct Judge {
+    runner: Arc<Runner>,
+    build: Arc<Build>,
+    rules: Rules,
+}
+
+/// What the client that decides wants.
+enum Verdict {
+    Allow,
+    Convert(SourceOp),
+}
+
+#[async_trait]
+impl Guard for Judge {
+    async fn decide(&self, source: SourceOp, platform: Option<&Platform>) -> Result<SourceOp, Denied> {
+        let first = normalized(source.clone());
+        let mut wanted = self.rules.apply(first.clone())?;
+        if !self.build.policy.decider.is_empty() {
+            let mut rounds = 0;
+            while let Verdict::Convert(other) = self.ask(&wanted, platform, &mut rounds).await? {
+                wanted = self.rules.apply(normalized(other))?;
             }
         }
-        Ok(())
+        Ok(if wanted == first { source } else { wanted })
     }
+}
 
-    /// Asks about an image that is no source of a definition: a frontend.
-    pub(super) async fn check_image(&self, reference: &str) -> Result<(), Failure> {
-        let op = llb::proto::SourceOp {
-            identifier: format!("docker-image://{reference}"),
-            ..llb::proto::SourceOp::default()
-        };
-        self.ask(op, None).await
-    }
-
-    async fn ask(&self, source: llb::proto::SourceOp, platform: Option<&Platform>) -> Result<(), Failure> {
-        let identifier = source.identifier.clone();
-        let refused = |why: &str| {
-            Failure::new(
-                Code::Unknown,
-                format!("source {identifier:?} not allowed by policy: {why}"),
-            )
-        };
+impl Judge {
+    async fn client(
+        &self,
+        refused: impl Fn(&str) -> Denied,
+    ) -> Result<PolicyVerifierClient<Channel>, Denied> {
         let caller = self
+            .runner
             .sessions
-            .get(&self.decider)
+            .get(&self.build.policy.decider)
             .await
             .map_err(|error| refused(&error.to_string()))?;
         if !caller.offers(METHOD) {
             return Err(refused("the session named for it does not decide about sources"));
         }
-        let mut client = PolicyVerifierClient::new(caller.channel());
-        let mut known = ResolveSourceMetaResponse {
-            source: Some(source),
-            ..ResolveSourceMetaResponse::default()
-        };
-        let platform = platform.cloned().unwrap_or_else(Platform::host);
-        for _ in 0..MAX_ROUNDS {
-            let asked = CheckPolicyRequest {
-                platform: Some(super::control::platform(&platform)),
-                source: Some(known.clone()),
-                ..CheckPolicyRequest::default()
-            };
-            let answer = client
-                .check_policy(asked)
-                .await
-                .map_err(|status| refused(status.message()))?;
-            match answer.into_inner().result {
-                Some(Answer::Decision(decision)) => return decide(&decision).map_err(|why| refused(&why)),
-                Some(Answer::Request(wanted)) => {
-                    known = self.find_out(wanted, known).await.map_err(|why| refused(&why))?
-                }
-                None => return Err(refused("the policy gave no answer")),
-            }
-        }
-        Err(refused("the policy asks without end"))
+        Ok(PolicyVerifierClient::new(caller.channel()))
     }
 
-    /// What the policy wants to know of a source.
+    /// Asks the client about one source, until it has decided.
+    async fn ask(
+        &self,
+        source: &SourceOp,
+        platform: Option<&Platform>,
+        rounds: &mut usize,
+    ) -> Result<Verdict, Denied> {
+        let identifier = &source.identifier;
+        let refused = |why: &str| Denied::new(format!("source {identifier:?} not allowed by policy: {why}"));
+        let mut client = self.client(refused).await?;
+        let mut known = ResolveSourceMetaResponse {
+            source: Some(source_meta::wire(source.clone())),
+            ..ResolveSourceMetaResponse::default()
+        };
+        loop {
+            *rounds += 1;
+            if *rounds > MAX_ROUNDS {
+                return Err(refused("too many policy requests"));
+            }
+            let platform = platform.cloned().unwrap_or_else(Platform::host);
+            let question = CheckPolicyRequest {
+                platform: Some(super::control::platform(&platform)),
+                source: Some(known),
+                ..CheckPolicyRequest::default()
+            };
+            let answer = tokio::select! {
+                biased;
+                () = self.build.cancel.cancelled() => return Err(Denied::new("context canceled")),
+                answer = client.check_policy(question) => answer.map_err(|status| refused(status.message()))?,
+            };
+            match answer.into_inner().result {
+                Some(Answer::Decision(decision)) => return verdict(identifier, decision),
+                Some(Answer::Request(wanted)) => {
+                    known = self.find_out(wanted, source).await.map_err(|why| refused(&why))?;
+                }
+                None => return Err(refused("no decision in policy response")),
+            }
+        }
+    }
+
+    /// What the client wants to know of the source.
     async fn find_out(
         &self,
         wanted: ResolveSourceMetaRequest,
-        known: ResolveSourceMetaResponse,
+        source: &SourceOp,
     ) -> Result<ResolveSourceMetaResponse, String> {
-        let source = wanted
-            .source
-            .or(known.source)
-            .ok_or("the policy asks about no source")?;
-        let Some(name) = source.identifier.strip_prefix("docker-image://") else {
-            let scheme = source
-                .identifier
-                .split("://")
-                .next()
-                .unwrap_or_default()
-                .to_owned();
-            return Err(format!(
-                "it wants the metadata of a {scheme} source, which is not supported yet"
-            ));
-        };
-        let asked = wanted.image.unwrap_or_default();
-        if asked.attestation_chain || !asked.resolve_attestations.is_empty() {
-            return Err("it wants the attestations of an image, which is not supported yet".into());
+        if let Some(named) = &wanted.source {
+            if named.identifier != source.identifier {
+                return Err(format!(
+                    "policy requested different source identifier: {:?} != {:?}",
+                    named.identifier, source.identifier
+                ));
+            }
+            if named.attrs != source.attrs {
+                return Err("policy requested different source attrs".into());
+            }
         }
-        let reference = Reference::parse_normalized(name).map_err(|error| error.to_string())?;
-        let platform = wanted
-            .platform
-            .map_or_else(Platform::host, super::gateway::platform_of);
-        let found = self
-            .engine
-            .worker
-            .resolve_image(
-                &self.session,
-                &reference,
-                &platform,
-                worker::ResolveMode::Default,
-                worker::ImagePlace::Registry,
-                &self.progress,
+        let wanted = ResolveSourceMetaRequest {
+            source: Some(source_meta::wire(source.clone())),
+            ..wanted
+        };
+        // The source is being decided about: nobody is to be asked whether it may be looked at.
+        let asker = Asker {
+            engine: &self.runner.engine,
+            build: &self.build,
+            scope: &Scope::outermost(ScopeRequest::default()),
+        };
+        asker.resolve(wanted, None).await.map_err(|status| {
+            format!(
+                "error resolving source metadata from policy request: {}",
+                status.message()
             )
-            .await
-            .map_err(|error| error.to_string())?;
-        let config = if asked.no_config { Vec::new() } else { found.config };
-        Ok(ResolveSourceMetaResponse {
-            source: Some(source),
-            image: Some(ResolveSourceImageResponse {
-                digest: found.digest.to_string(),
-                config: config.into(),
-                ..ResolveSourceImageResponse::default()
-            }),
-            ..ResolveSourceMetaResponse::default()
         })
     }
 }
 
-#[async_trait]
-impl Guard for Policy {
-    async fn allow(&self, definition: &Definition) -> Result<(), GatewayError> {
-        self.check(definition)
-            .await
-            .map_err(|failure| GatewayError::new(failure.0.message))
-    }
-}
-
-/// What a decision means; an error says why not.
-fn decide(decision: &DecisionResponse) -> Result<(), String> {
-    match PolicyAction::try_from(decision.action) {
-        Ok(PolicyAction::Allow) => Ok(()),
-        Ok(PolicyAction::Deny) => {
-            let words: Vec<&str> = decision
-                .deny_messages
-                .iter()
-                .map(|one| one.message.as_str())
-                .collect();
-            Err(if words.is_empty() {
-                "denied".to_owned()
-            } else {
-                words.join("; ")
-            })
-        }
+/// What a decision means.
+fn verdict(identifier: &str, decision: DecisionResponse) -> Result<Verdict, Denied> {
+    let name = match PolicyAction::try_from(decision.action) {
+        Ok(PolicyAction::Allow) => return Ok(Verdict::Allow),
         Ok(PolicyAction::Convert) => {
-            Err("it wants another source instead, which is not supported yet".into())
+            let other = decision
+                .update
+                .ok_or_else(|| Denied::new("convert action requires updated source"))?;
+            return Ok(Verdict::Convert(SourceOp {
+                identifier: other.identifier,
+                attrs: other.attrs,
+            }));
         }
-        Err(_) => Err(format!("unknown decision {}", decision.action)),
+        Ok(PolicyAction::Deny) => "DENY".to_owned(),
+        Err(_) => decision.action.to_string(),
+    };
+    let words: Vec<String> = decision
+        .deny_messages
+        .into_iter()
+        .map(|one| one.message)
+        .collect();
+    let mut message = format!("source {identifier:?} not allowed by policy: action {name}");
+    // Differs: BuildKit's message leaves the words to clients that know the detail they are in.
+    if !words.is_empty() {
+        message = format!("{message}: {}", words.join("; "));
     }
+    Err(Denied { message, words })
 }
 
 #[cfg(test)]
@@ -223,23 +204,29 @@ mod tests {
 
     #[test]
     fn only_a_clear_yes_allows() {
-        let decision = |action: i32, words: &[&str]| DecisionResponse {
-            action,
-            deny_messages: words
-                .iter()
-                .map(|word| DenyMessage {
-                    message: (*word).into(),
-                })
-                .collect(),
-            update: None,
+        let of = |action: i32, words: &[&str]| {
+            let decision = DecisionResponse {
+                action,
+                deny_messages: words
+                    .iter()
+                    .map(|word| DenyMessage {
+                        message: (*word).into(),
+                    })
+                    .collect(),
+                update: None,
+            };
+            verdict("a://b", decision)
+                .map(drop)
+                .map_err(|denied| denied.message)
         };
-        assert_eq!(decide(&decision(0, &[])), Ok(()));
-        assert_eq!(decide(&decision(1, &[])), Err("denied".into()));
+        let denied = "source \"a://b\" not allowed by policy: action DENY";
+        assert_eq!(of(0, &[]), Ok(()));
+        assert_eq!(of(1, &[]), Err(denied.into()));
         assert_eq!(
-            decide(&decision(1, &["old", "unsigned"])),
-            Err("old; unsigned".into())
+            of(1, &["old", "unsigned"]),
+            Err(format!("{denied}: old; unsigned"))
         );
-        assert!(decide(&decision(2, &[])).is_err_and(|why| why.contains("not supported")));
-        assert!(decide(&decision(77, &[])).is_err());
+        assert_eq!(of(2, &[]), Err("convert action requires updated source".into()));
+        assert!(of(77, &[]).is_err());
     }
 }

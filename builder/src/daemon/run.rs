@@ -14,12 +14,12 @@ use super::image_frontend::{self, Question};
 use super::imports::{self, Import};
 use super::observe::metrics::{Ending, Metrics};
 use super::output::{self, Exporter};
-use super::policy::Policy;
+use super::policy::{self, Policy};
 use super::records;
 use super::result::{CONFIG, LazyRef, Solved};
 use super::statements;
 use crate::build::attest::{Asked, Run};
-use crate::build::{Bridge, Engine, Guard, Scope, ScopeRequest, host_gateway, permissions};
+use crate::build::{Bridge, Engine, Guard, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions};
 use crate::client::new_id;
 use crate::config::{Frontends, Gc};
 use crate::history::{EventLog, History, Running};
@@ -59,8 +59,8 @@ pub(super) struct Request {
     pub(super) entitlements: Vec<String>,
     /// Not worth a record.
     pub(super) is_internal: bool,
-    /// The session that decides about sources; empty: nobody does.
-    pub(super) policy_session: String,
+    /// Who decides about sources.
+    pub(super) policy: Policy,
     /// Caches to import.
     pub(super) imports: Vec<Import>,
 }
@@ -148,19 +148,15 @@ impl Runner {
         let build = Build::new(
             request.id.clone(),
             job,
-            session.clone(),
+            session,
             log,
             request.inputs.clone(),
             Scope::outermost(ScopeRequest {
                 frontend: request.frontend.clone(),
                 attributes: request.attributes.clone(),
             }),
+            request.policy.clone(),
         );
-        if !request.policy_session.is_empty() {
-            let (engine, sessions) = (self.engine.clone(), self.sessions.clone());
-            let policy = Policy::new(engine, sessions, &request.policy_session, session, &build.job);
-            build.decided_by(policy);
-        }
         Ok((Arc::new(build), running))
     }
 
@@ -236,7 +232,13 @@ impl Runner {
         match (request.frontend.as_str(), &request.definition) {
             ("", None) => build.returned().await,
             ("", Some(definition)) => self
-                .definition(build, &build.scope, definition.clone(), allowed)
+                .definition(
+                    build,
+                    &build.scope,
+                    definition.clone(),
+                    allowed,
+                    self.guard(build),
+                )
                 .await
                 .map(Solved::of_ref),
             (name, _) => {
@@ -245,10 +247,16 @@ impl Runner {
                     inputs: request.inputs.clone(),
                     scope: build.scope.clone(),
                     depth: 0,
+                    rules: Rules::default(),
                 };
                 self.frontend(build, name, question, allowed).await
             }
         }
+    }
+
+    /// Who decides about a build's sources, if anybody does.
+    fn guard(self: &Arc<Self>, build: &Arc<Build>) -> Option<Arc<dyn Guard>> {
+        policy::guard(self, build, Rules::default())
     }
 
     /// A definition of a stranger as a ref: checked, not yet solved.
@@ -258,6 +266,7 @@ impl Runner {
         scope: &Arc<Scope>,
         definition: llb::proto::Definition,
         allowed: Entitlements,
+        guard: Option<Arc<dyn Guard>>,
     ) -> Result<Option<Arc<LazyRef>>, Failure> {
         if definition.def.is_empty() {
             return Ok(None);
@@ -265,11 +274,13 @@ impl Runner {
         let load = |error: &dyn std::fmt::Display| {
             Failure::new(Code::Unknown, format!("failed to load LLB: {error}"))
         };
-        let definition = Definition::from_proto(definition).map_err(|error| load(&error))?;
+        let mut definition = Definition::from_proto(definition).map_err(|error| load(&error))?;
         let graph = definition.to_graph().map_err(|error| load(&error))?;
         permissions::check(&graph, allowed).map_err(|error| load(&error))?;
-        if let Some(policy) = build.policy() {
-            policy.check(&definition).await?;
+        if let Some(guard) = guard {
+            definition = guarded(&*guard, &definition)
+                .await
+                .map_err(|denied| Failure::loading(&denied))?;
         }
         let one = LazyRef::new(id()?, definition, scope);
         build.hold(&one)?;
@@ -354,11 +365,12 @@ impl Runner {
     }
 
     async fn dockerfile(
-        &self,
+        self: &Arc<Self>,
         build: &Arc<Build>,
         question: &Question,
         allowed: Entitlements,
     ) -> Result<Solved, Planning> {
+        let guard = policy::guard(self, build, question.rules.clone());
         let attributes = &question.attributes;
         let mut attributes = attributes.clone();
         host_gateway::resolve(&mut attributes, &self.engine.worker)
@@ -375,7 +387,7 @@ impl Runner {
             session: build.session.clone(),
             definition_step,
             scope: question.scope.clone(),
-            guard: build.policy().map(|policy| policy as Arc<dyn Guard>),
+            guard: guard.clone(),
         };
         if let Some(request) = attributes.get("requestid") {
             let report = frontend::request(&bridge, &options, request)
@@ -388,15 +400,16 @@ impl Runner {
                 ..Solved::of_ref(None)
             });
         }
-        let answer = frontend::build(&bridge, &options).await.map_err(planning)?;
-        for platform in &answer.platforms {
+        let mut answer = frontend::build(&bridge, &options).await.map_err(planning)?;
+        for platform in &mut answer.platforms {
             let graph = platform
                 .definition
                 .to_graph()
                 .map_err(|error| Failure::from(solver::SolveError::Definition(Arc::new(error))))?;
             permissions::check(&graph, allowed).map_err(Failure::from)?;
-            if let Some(policy) = build.policy() {
-                policy.check(&platform.definition).await?;
+            if let Some(guard) = &guard {
+                let made = guarded(&**guard, &platform.definition).await;
+                platform.definition = made.map_err(|denied| Failure::loading(&denied))?;
             }
         }
         let mut fault = None;

@@ -20,6 +20,7 @@ pub mod caps;
 mod wire;
 mod decode;
 mod encode;
+mod rewrite;
 pub mod state;
 pub mod cache;
 
