@@ -17,7 +17,7 @@ use super::gateway::GatewayService;
 use super::result::Solved;
 use super::run::Runner;
 use super::start::MAX_MESSAGE;
-use crate::build::{Bridge, Rules, Scope};
+use crate::build::{Bridge, Rules, Scope, guarded};
 use api::gateway::llb_bridge_server::LlbBridgeServer;
 use cache::ImmutableRef;
 use futures_util::StreamExt;
@@ -104,7 +104,7 @@ pub(super) fn run(
         }
         let image = Image::find(&runner, &build, &source, &question).await?;
         image.check_caps(&question)?;
-        let root = image.solve(&build, &question.scope).await?;
+        let root = image.solve(&runner, &build, &question).await?;
         let process = image.process(&build, &runner.worker, &question.attributes);
         let container = container(&runner, &build, root, image.network()).await?;
         let guest = Arc::new(Guest {
@@ -150,7 +150,7 @@ impl Image {
         let failed = |error: &dyn std::fmt::Display| {
             Failure::new(Code::Unknown, format!("frontend {source}: {error}"))
         };
-        let place = match question.attributes.get(&format!("context:{source}")) {
+        let place = match attributes.get(&format!("context:{source}")) {
             None => source,
             Some(named) => named.strip_prefix("docker-image://").ok_or_else(|| {
                 let message = format!(
@@ -222,7 +222,12 @@ impl Image {
         }
     }
 
-    async fn solve(&self, build: &Build, scope: &Scope) -> Result<ImmutableRef, Failure> {
+    async fn solve(
+        &self,
+        runner: &Arc<Runner>,
+        build: &Arc<Build>,
+        question: &Question,
+    ) -> Result<ImmutableRef, Failure> {
         let image = ImageSource {
             reference: self.reference.clone(),
             record_type: "frontend".to_owned(),
@@ -231,8 +236,14 @@ impl Image {
         let state = image.state(Constraints::on(Platform::host()));
         let definition = marshal(&state)
             .map_err(|error| Failure::new(Code::Internal, format!("frontend {}: {error}", self.reference)))?;
+        let definition = match super::policy::guard(runner, build, question.rules.clone()) {
+            None => definition,
+            Some(guard) => guarded(&*guard, &definition)
+                .await
+                .map_err(|denied| Failure::loading(&denied))?,
+        };
         let built = build.job.build(&definition).await?;
-        scope.saw(None, &definition);
+        question.scope.saw(None, &definition);
         built
             .result
             .ok_or_else(|| Failure::new(Code::Unknown, "gateway source didn't return default result"))
