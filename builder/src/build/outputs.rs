@@ -104,7 +104,7 @@ fn built_image(image: export::Image) -> BuiltImage {
         platform: image.platform,
         digest: image.digest,
         size: image.size,
-        layers: image.layers,
+        layers: image.layers.len(),
     }
 }
 

@@ -469,24 +469,18 @@ fn event(kind: BuildHistoryEventType, record: &Record) -> BuildHistoryEvent {
 
 fn wire_record(record: &Record) -> BuildHistoryRecord {
     let number = |count: u32| i32::try_from(count).unwrap_or(i32::MAX);
-    let result = |result: &crate::history::ExportResult| BuildResultInfo {
-        result_deprecated: result.descriptor.as_ref().map(descriptor),
-        attestations: result.attestations.iter().map(descriptor).collect(),
-        results: result
-            .descriptor
-            .iter()
-            .map(|made| (0, descriptor(made)))
-            .collect(),
-    };
     let mut results = BuildResultInfo::default();
     for (exporter, made) in &record.results {
         if let Some(made) = &made.descriptor {
             results.results.insert(i64::from(*exporter), descriptor(made));
         }
-        results
-            .attestations
-            .extend(made.attestations.iter().map(descriptor));
     }
+    let stated = |of: &Vec<oci::Descriptor>| of.iter().map(descriptor).collect();
+    results.attestations = record.statements.get("").map(stated).unwrap_or_default();
+    let of_platforms = record
+        .statements
+        .iter()
+        .filter(|(platform, _)| !platform.is_empty());
     BuildHistoryRecord {
         r#ref: record.id.clone(),
         frontend: record.frontend.clone(),
@@ -508,14 +502,15 @@ fn wire_record(record: &Record) -> BuildHistoryRecord {
         completed_at: record.completed.map(|time| time.system_time().into()),
         logs: record.log.as_ref().map(descriptor),
         exporter_response: record.response.clone(),
-        results: match record.results.len() {
-            0 | 1 => BTreeMap::new(),
-            _ => record
-                .results
-                .iter()
-                .map(|(exporter, made)| (exporter.to_string(), result(made)))
-                .collect(),
-        },
+        results: of_platforms
+            .map(|(platform, statements)| {
+                let of_platform = BuildResultInfo {
+                    attestations: stated(statements),
+                    ..BuildResultInfo::default()
+                };
+                (platform.clone(), of_platform)
+            })
+            .collect(),
         result: Some(results),
         generation: i32::try_from(record.generation).unwrap_or(i32::MAX),
         trace: record.trace.as_ref().map(descriptor),

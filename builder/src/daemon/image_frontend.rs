@@ -17,7 +17,8 @@ use super::gateway::GatewayService;
 use super::result::Solved;
 use super::run::Runner;
 use super::start::MAX_MESSAGE;
-use crate::build::{Bridge, Rules, Scope, guarded};
+use crate::build::attest::ImageSource as Seen;
+use crate::build::{Bridge, Rules, Scope, ScopeRequest, guarded};
 use api::gateway::llb_bridge_server::LlbBridgeServer;
 use cache::ImmutableRef;
 use futures_util::StreamExt;
@@ -165,7 +166,8 @@ impl Image {
             job: &build.job,
             session: build.session.clone(),
             definition_step: String::new(),
-            scope: question.scope.clone(),
+            // Noted below, without the platform nobody asked for.
+            scope: Scope::outermost(ScopeRequest::default()),
             guard: super::policy::guard(runner, build, question.rules.clone()),
         };
         let wanted = frontend::ImageRequest {
@@ -179,6 +181,12 @@ impl Image {
             .await
             .map_err(|error| failed(&error))?;
         let config = serde_json::from_slice(&found.config).map_err(|error| failed(&error))?;
+        question.scope.saw_image(Seen {
+            reference: parsed.clone().with_default_tag().to_string(),
+            platform: None,
+            digest: found.digest.to_string(),
+            is_local: false,
+        });
         let name = found.reference.split('@').next().unwrap_or_default();
         let reference = format!("{name}@{}", found.digest);
         Ok(Image { reference, config })

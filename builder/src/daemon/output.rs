@@ -57,8 +57,14 @@ impl Exporter {
     }
 }
 
-/// What each exporter made, by its number.
-pub(super) type Given = Vec<(u32, Descriptor)>;
+/// What exporters made.
+#[derive(Default)]
+pub(super) struct Given {
+    /// What each made, by its number.
+    pub(super) descriptors: Vec<(u32, Descriptor)>,
+    /// Layers of images, by platform.
+    pub(super) layers: BTreeMap<String, Vec<Descriptor>>,
+}
 
 /// Gives the result to all exporters; the first failure ends them all.
 pub(super) async fn give(
@@ -79,17 +85,25 @@ pub(super) async fn give(
             );
             let done = one(engine, build, request, (number, exporter), source, step.sink()).await;
             step.finish(done.as_ref().err().map(|failure| failure.0.message.clone()));
-            done.map(|response| (number, response))
+            done.map(|done| (number, done))
         }
     });
     let mut response = BTreeMap::new();
-    let mut given = Vec::new();
-    for (number, one) in try_join_all(exports).await? {
+    let mut given = Given::default();
+    for (number, done) in try_join_all(exports).await? {
+        let one = done.response;
         let descriptor = one.get("containerimage.descriptor").and_then(|text| {
             let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).ok()?;
             serde_json::from_slice(&bytes).ok()
         });
-        given.extend(descriptor.map(|descriptor| (u32::try_from(number).unwrap_or(u32::MAX), descriptor)));
+        given.layers.extend(
+            done.images
+                .into_iter()
+                .map(|image| (image.platform, image.layers)),
+        );
+        given
+            .descriptors
+            .extend(descriptor.map(|descriptor| (u32::try_from(number).unwrap_or(u32::MAX), descriptor)));
         response.extend(one);
     }
     Ok((response, given))
@@ -102,7 +116,7 @@ async fn one(
     (number, exporter): (usize, &Exporter),
     source: &Source,
     sink: &solver::progress::Sink,
-) -> Result<BTreeMap<String, String>, Failure> {
+) -> Result<export::Done, Failure> {
     let kind = exporter.kind()?;
     let mut attrs = exporter.attributes.clone();
     // A name of something that has a time is worked out by the frontend.
@@ -175,7 +189,7 @@ async fn one(
             .await
             .map_err(session)?;
     }
-    Ok(done.response)
+    Ok(done)
 }
 
 fn session(error: SessionError) -> Failure {

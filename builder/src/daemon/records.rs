@@ -1,4 +1,5 @@
 //! What the history keeps of a daemon's builds.
+use super::output::Given;
 use super::result::Solved;
 use super::run::Request;
 use crate::history::{self, Record, Steps};
@@ -35,11 +36,13 @@ pub(super) fn complete(
     record: &mut Record,
     steps: Steps,
     metadata: BTreeMap<String, String>,
-    given: Vec<(u32, Descriptor)>,
+    given: Given,
+    statements: BTreeMap<String, Vec<Descriptor>>,
 ) {
     record.steps = steps;
     record.response = metadata;
-    for (number, descriptor) in given {
+    record.statements = statements;
+    for (number, descriptor) in given.descriptors {
         record.results.entry(number).or_default().descriptor = Some(descriptor);
     }
 }

@@ -13,11 +13,11 @@ use super::errors::Failure;
 use super::image_frontend::{self, Question};
 use super::imports::{self, Import};
 use super::observe::metrics::{Ending, Metrics};
-use super::output::{self, Exporter};
+use super::output::{self, Exporter, Given};
 use super::policy::{self, Policy};
 use super::records;
 use super::result::{CONFIG, LazyRef, Solved};
-use super::statements;
+use super::statements::{Stated, Statements};
 use crate::build::attest::{Asked, Run};
 use crate::build::{Bridge, Engine, Guard, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions};
 use crate::client::new_id;
@@ -170,12 +170,16 @@ impl Runner {
         let run = Arc::new(Run::begin(id()?));
         imports::missed(&build, &request.imports);
         let counted = tokio::spawn(pump(build.job.progress(), build.clone()));
-        let (mut metadata, mut given) = (BTreeMap::new(), Vec::new());
+        let (mut metadata, mut given, mut stated) = (BTreeMap::new(), Given::default(), Stated::default());
         let work = async {
             let solved = self.result(&build, &request, allowed).await?;
             metadata = records::metadata(&solved);
             let mut platforms = solved.platforms(&build.job).await?;
-            statements::add(&build, &run, &asked, &solved, &mut platforms)?;
+            let all = Statements::new(&build, &run, &solved, &platforms);
+            all.add(&asked, &mut platforms)?;
+            if running.is_some() {
+                stated = all.for_the_record(&asked, &platforms);
+            }
             let (response, outputs) =
                 output::give(&self.engine, &build, &request, platforms, solved.is_index()).await?;
             given = outputs;
@@ -213,7 +217,8 @@ impl Runner {
             "a build has ended"
         );
         if let Some(running) = running {
-            running.update(|record| records::complete(record, steps, metadata, given));
+            let stated = stated.keep(&self.history, &given.layers);
+            running.update(|record| records::complete(record, steps, metadata, given, stated));
             let failure = answer.as_ref().err().map(Failure::record);
             let filed = tokio::task::spawn_blocking(move || running.finish(failure)).await;
             if let Ok(Err(error)) = filed {

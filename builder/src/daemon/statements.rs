@@ -1,12 +1,14 @@
-//! What is stated about a build's results, for their exporters.
+//! What is stated about a build's results: for their exporters what was asked for, for the history always all of it.
 use super::builds::Build;
 use super::errors::Failure;
-use super::result::Solved;
-use crate::build::attest::{Asked, AskedError, Run, Stating, pins};
-use std::collections::BTreeSet;
+use super::result::{Refs, Solved};
+use crate::build::attest::{Asked, AskedError, Provenance, Run, Stating, pins};
+use crate::history::History;
+use oci::{Descriptor, Digest, Platform};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::Code;
-use worker::export::PlatformResult;
+use worker::export::{Attestation, IN_TOTO, PREDICATE_TYPE, PlatformResult};
 
 impl From<AskedError> for Failure {
     fn from(error: AskedError) -> Failure {
@@ -14,34 +16,119 @@ impl From<AskedError> for Failure {
     }
 }
 
-/// Adds to each platform's result what is asked to be stated about it.
-pub(super) fn add(
-    build: &Build,
-    run: &Arc<Run>,
-    asked: &Asked,
-    solved: &Solved,
-    platforms: &mut [PlatformResult],
-) -> Result<(), Failure> {
-    let Some(asked) = &asked.provenance else {
-        return Ok(());
-    };
-    let results: BTreeSet<String> = solved.each().iter().map(|one| one.id.clone()).collect();
-    let all: Vec<_> = platforms.iter().map(|one| one.platform.clone()).collect();
-    let stating = Stating {
-        asked,
-        run,
-        pins: &pins(&build.job.report()),
-        platforms: &all,
-        results: &results,
-    };
-    for platform in platforms {
-        // Of nothing there is nothing to say.
-        let Some(one) = solved.of_platform(&platform.id) else {
-            continue;
+/// All that can be stated about a build's results.
+pub(super) struct Statements<'a> {
+    run: &'a Arc<Run>,
+    solved: &'a Solved,
+    pins: BTreeMap<Digest, String>,
+    platforms: Vec<Platform>,
+    results: BTreeSet<String>,
+}
+
+impl<'a> Statements<'a> {
+    pub(super) fn new(
+        build: &Build,
+        run: &'a Arc<Run>,
+        solved: &'a Solved,
+        platforms: &[PlatformResult],
+    ) -> Self {
+        Statements {
+            run,
+            solved,
+            pins: pins(&build.job.report()),
+            platforms: platforms.iter().map(|one| one.platform.clone()).collect(),
+            results: solved.each().iter().map(|one| one.id.clone()).collect(),
+        }
+    }
+
+    /// Adds to each platform's result what is asked to be stated about it.
+    pub(super) fn add(&self, asked: &Asked, platforms: &mut [PlatformResult]) -> Result<(), Failure> {
+        let Some(asked) = &asked.provenance else {
+            return Ok(());
+        };
+        for platform in platforms {
+            platform.attestations.extend(self.provenance(asked, platform)?);
+        }
+        Ok(())
+    }
+
+    /// How one platform's result was made; `None` of nothing, of which there is nothing to say.
+    fn provenance(
+        &self,
+        asked: &Provenance,
+        platform: &PlatformResult,
+    ) -> Result<Option<Attestation>, Failure> {
+        let Some(one) = self.solved.of_platform(&platform.id) else {
+            return Ok(None);
+        };
+        let stating = Stating {
+            asked,
+            run: self.run,
+            pins: &self.pins,
+            platforms: &self.platforms,
+            results: &self.results,
         };
         let stated = stating.of(&one.scope, &one.definition, Some(&platform.platform));
-        let stated = stated.map_err(|error| Failure::new(Code::Unknown, error.to_string()))?;
-        platform.attestations.push(stated);
+        stated
+            .map(Some)
+            .map_err(|error| Failure::new(Code::Unknown, error.to_string()))
     }
-    Ok(())
+
+    /// How all results were made, in full.
+    pub(super) fn for_the_record(&self, asked: &Asked, platforms: &[PlatformResult]) -> Stated {
+        let builder_id = asked.provenance.as_ref().map(|asked| asked.builder_id.clone());
+        let asked = Provenance {
+            builder_id: builder_id.unwrap_or_default(),
+            ..Provenance::default()
+        };
+        let is_one = matches!(self.solved.refs, Refs::One(_));
+        let mut stated = Stated::default();
+        for platform in platforms {
+            let name = if is_one { "" } else { platform.id.as_str() };
+            match self.provenance(&asked, platform) {
+                Ok(Some(one)) => stated.0.push((name.to_owned(), platform.id.clone(), one)),
+                Ok(None) => {}
+                Err(failure) => {
+                    tracing::warn!(
+                        error = failure.0.message,
+                        "the history has no provenance of a build"
+                    );
+                }
+            }
+        }
+        stated
+    }
+}
+
+/// What the history is to keep: its name there, the platform it is of, the statement.
+#[derive(Default)]
+pub(super) struct Stated(Vec<(String, String, Attestation)>);
+
+impl Stated {
+    /// Keeps all; `layers` are those of the images that were made, by platform.
+    pub(super) fn keep(
+        self,
+        history: &History,
+        layers: &BTreeMap<String, Vec<Descriptor>>,
+    ) -> BTreeMap<String, Vec<Descriptor>> {
+        let mut kept: BTreeMap<String, Vec<Descriptor>> = BTreeMap::new();
+        for (name, platform, statement) in self.0 {
+            let layers = layers.get(&platform).map(Vec::as_slice).unwrap_or_default();
+            match attach(history, &statement, layers) {
+                Ok(descriptor) => kept.entry(name).or_default().push(descriptor),
+                Err(error) => tracing::warn!(error, "the history has no provenance of a build"),
+            }
+        }
+        kept
+    }
+}
+
+fn attach(history: &History, statement: &Attestation, layers: &[Descriptor]) -> Result<Descriptor, String> {
+    let content = statement.predicate.content(layers);
+    let bytes = oci::go_json(&content.map_err(|error| error.to_string())?, true);
+    let kept = history.attach(IN_TOTO, &bytes);
+    let mut descriptor = kept.map_err(|error| error.to_string())?;
+    let kind = statement.predicate_type.clone();
+    descriptor.annotations.insert(PREDICATE_TYPE.to_owned(), kind);
+    Ok(descriptor)
 }

@@ -46,6 +46,9 @@ pub struct Record {
     /// What came out, by the exporter's number.
     #[serde(default)]
     pub results: BTreeMap<u32, Result>,
+    /// Statements about what was built, such as provenance, by platform; of a result without any under the empty name.
+    #[serde(default)]
+    pub statements: BTreeMap<String, Vec<Descriptor>>,
     /// Kept whatever the limits say.
     #[serde(default)]
     pub is_pinned: bool,
@@ -82,9 +85,6 @@ pub struct Result {
     /// The manifest or index.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub descriptor: Option<Descriptor>,
-    /// Statements about it, such as provenance.
-    #[serde(default)]
-    pub attestations: Vec<Descriptor>,
 }
 
 /// How many steps there were.
@@ -142,6 +142,7 @@ impl Record {
             trace: None,
             response: BTreeMap::new(),
             results: BTreeMap::new(),
+            statements: BTreeMap::new(),
             is_pinned: false,
             steps: Steps::default(),
             generation: 0,
@@ -218,7 +219,7 @@ impl Record {
             .iter()
             .chain(&self.trace)
             .chain(&self.external_error)
-            .chain(self.results.values().flat_map(|result| &result.attestations))
+            .chain(self.statements.values().flatten())
     }
 }
 

@@ -385,6 +385,10 @@ fn summary(built: &BuiltManifest) -> Image {
         platform: built.platform.clone(),
         digest: built.descriptor.digest,
         size: layers + built.config.size,
-        layers: built.layers.len(),
+        layers: built
+            .layers
+            .iter()
+            .map(|layer| layer.descriptor.clone())
+            .collect(),
     }
 }

@@ -25,7 +25,7 @@ use std::io::Write;
 use std::path::PathBuf;
 
 use cache::{CacheError, ImmutableRef};
-use oci::{Digest, Platform};
+use oci::{Descriptor, Digest, Platform};
 use solver::progress::Sink;
 use solver::{Blame, OpError};
 
@@ -104,8 +104,8 @@ pub struct Image {
     pub digest: Digest,
     /// Bytes of layers and config, as they are stored.
     pub size: u64,
-    /// How many layers.
-    pub layers: usize,
+    /// Its layers, the lowest first.
+    pub layers: Vec<Descriptor>,
 }
 
 /// What an output gave.

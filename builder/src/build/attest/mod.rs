@@ -21,8 +21,8 @@ mod op_json; // ops as BuildKit prints them
 mod steps; // a definition, step by step
 mod provenance; // all of it as a predicate
 
-pub(crate) use asked::Asked;
 pub use asked::AskedError;
+pub(crate) use asked::{Asked, Provenance};
 pub(crate) use capture::{ImageSource, pins};
 pub(crate) use provenance::Stating;
 pub(crate) use run::Run;
