@@ -9,7 +9,7 @@ use super::exit::ExitStatus;
 use super::serve_flags::ServeArgs;
 use super::values::UsageError;
 use crate::client::{self, Signals};
-use crate::config::{Config, DaemonFile, Environment, NetworkMode, Steps};
+use crate::config::{Config, DaemonFile, Environment, NetworkMode, Steps, Tracing};
 use crate::daemon::{self, Address, Notify, Owner, Service, Stop, TlsFiles};
 use crate::history::Limits;
 use crate::request::Entitlements;
@@ -25,7 +25,8 @@ pub(super) fn run(global: &Global, args: &ServeArgs) -> Result<ExitStatus> {
     let (mut file, mut warnings) = DaemonFile::load(args.config.as_deref(), &environment)?;
     warnings.extend(args.over(&mut file, &environment)?);
     start_log(global, &file, &environment)?;
-    for warning in warnings {
+    let tracing = Tracing::of(&environment);
+    for warning in warnings.iter().chain(&tracing.warnings) {
         tracing::warn!("{warning}");
     }
     let mut config = Config::load(
@@ -35,7 +36,8 @@ pub(super) fn run(global: &Global, args: &ServeArgs) -> Result<ExitStatus> {
             .or_else(|| environment.builder_root())
             .or(file.root.take()),
     )?;
-    let service = service(&config, args, &mut file)?;
+    let mut service = service(&config, args, &mut file)?;
+    service.tracing = tracing;
     let oci_runtime = file.worker.binary.take();
     engine_config(&mut config, file);
     let runtime = client::runtime()?;
@@ -110,6 +112,7 @@ fn service(config: &Config, args: &ServeArgs, file: &mut DaemonFile) -> Result<S
         labels: std::mem::take(&mut file.worker.labels),
         platforms: std::mem::take(&mut file.worker.platforms),
         drain,
+        tracing: Tracing::default(),
         debug: file
             .grpc
             .debug_address

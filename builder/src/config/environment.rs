@@ -11,6 +11,9 @@
 //! | `SSH_AUTH_SOCK` | the agent of `--ssh default` |
 //! | `NO_COLOR`, `BUILDKIT_COLORS`, `BUILDKIT_TTY_LOG_LINES`, `BUILDKIT_PROGRESS`, `TERM` | how progress looks |
 //! | `BUILDER_LOG` | the log filter |
+//! | `OTEL_*` | where a daemon's spans go (`otlp.rs`) |
+//! | `NOTIFY_SOCKET` | who is told that a daemon serves |
+//! | `BUILDKITD_LOG_LEVEL`, `BUILDKITD_DEBUGADDR` | defaults of flags of `serve` |
 //! | any | `--build-arg NAME` without a value, `--secret id=…,env=NAME` |
 use std::collections::BTreeMap;
 use std::ffi::OsString;

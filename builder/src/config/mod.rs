@@ -16,6 +16,7 @@
 mod environment;
 mod file;
 mod buildkitd;
+mod otlp; // where spans go
 mod credentials;
 
 pub use buildkitd::{
@@ -24,6 +25,7 @@ pub use buildkitd::{
 pub use credentials::DockerCredentials;
 pub use environment::Environment;
 pub use file::{ConfigFile, GcFile, KeyPairFile, RegistryFile, WorkerFile};
+pub use otlp::{Otlp, OtlpProtocol, Tracing};
 
 use std::path::PathBuf;
 

@@ -4,6 +4,7 @@ use super::errors::Failure;
 use super::output::Exporter;
 use super::policy::Policy;
 use super::run::{Request as Solve, Runner};
+use super::traces::TraceContext;
 use crate::build::Rules;
 use crate::history::{Change, ChangeKind, Query, Record, Stamp};
 use api::control::control_server::Control;
@@ -97,7 +98,8 @@ impl Control for ControlService {
     type ListenBuildHistoryStream = Answers<BuildHistoryEvent>;
 
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
-        let solve = solve_of(request.into_inner())?;
+        let trace = TraceContext::of(request.metadata());
+        let solve = solve_of(request.into_inner(), trace)?;
         let exporter_response = self.runner.solve(solve).await?;
         Ok(Response::new(SolveResponse { exporter_response }))
     }
@@ -328,11 +330,13 @@ impl Control for ControlService {
     ) -> Result<Response<UpdateBuildHistoryResponse>, Status> {
         let asked = request.into_inner();
         let history = self.runner.history.clone();
+        if asked.finalize {
+            self.runner.traces.finalize(&asked.r#ref).await;
+        }
         let done = blocking(move || {
             if asked.delete {
                 history.remove(&asked.r#ref)
             } else if asked.finalize {
-                // Traces are complete when a build ends; there is nothing to wait for.
                 history.find(&asked.r#ref).map(drop)
             } else {
                 history
@@ -349,7 +353,7 @@ impl Control for ControlService {
 }
 
 /// A request of the wire as our own; what this daemon cannot do is refused by name.
-fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
+fn solve_of(request: SolveRequest, trace: TraceContext) -> Result<Solve, Failure> {
     let unsupported = |what: &str| Failure::new(Code::Unimplemented, format!("{what} is not supported yet"));
     if !COMPATIBILITY.contains(&request.compatibility_version) {
         let message = format!(
@@ -413,6 +417,7 @@ fn solve_of(request: SolveRequest) -> Result<Solve, Failure> {
             decider: request.source_policy_session,
         },
         imports,
+        trace,
     })
 }
 

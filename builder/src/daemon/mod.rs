@@ -13,7 +13,7 @@
 //! 3. `containers` are those that frontends start; `builds` are the builds that run, found by their id.
 //! 4. `result` is what a frontend answers: refs by platform, and metadata.
 //! 5. `policy` asks a client about sources; `run` is one Solve from request to answer; `output` gives its result out
-//!    through the session; `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
+//!    through the session; `ending` files the build away; `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
 //!    `observe` follows builds and counts, for metrics and `/debug`.
 //! 6. `control`, `gateway`, `content`, `traces` are the services, one file each: wire types in, own types out.
 //! 7. `errors` turns ours into status and details.
@@ -27,6 +27,7 @@ mod statements; // what is stated about results
 mod observe;
 mod policy;
 mod imports;
+mod ending; // what is kept of a build
 mod run;
 mod records;
 mod contexts;

@@ -9,15 +9,17 @@
 //! in order: its steps stop, its record is filed, its log is closed.
 use super::builds::{Build, Builds};
 use super::control::WorkerInfo;
+use super::ending::Left;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
 use super::imports::{self, Import};
-use super::observe::metrics::{Ending, Metrics};
+use super::observe::metrics::Metrics;
 use super::output::{self, Exporter, Given};
 use super::policy::{self, Policy};
 use super::records;
 use super::result::{CONFIG, LazyRef, Solved};
 use super::statements::{Stated, Statements};
+use super::traces::{TraceContext, Traces};
 use crate::build::attest::{Asked, Run};
 use crate::build::{Bridge, Engine, Guard, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions};
 use crate::client::new_id;
@@ -63,6 +65,8 @@ pub(super) struct Request {
     pub(super) policy: Policy,
     /// Caches to import.
     pub(super) imports: Vec<Import>,
+    /// Its place in a trace.
+    pub(super) trace: TraceContext,
 }
 
 /// What builds of one daemon share.
@@ -81,6 +85,8 @@ pub(super) struct Runner {
     pub(super) frontends: Frontends,
     /// What is counted.
     pub(super) metrics: Arc<Metrics>,
+    /// Spans of builds.
+    pub(super) traces: Arc<Traces>,
     /// How the store is kept small.
     pub(super) gc: Gc,
     /// Cancelled when no new build is taken.
@@ -135,6 +141,9 @@ impl Runner {
                 .history
                 .begin(records::record(request))
                 .map_err(|error| kept(&error))?;
+            if request.trace.is_shared() {
+                self.traces.expect(&request.id, &request.trace);
+            }
             (running.log().clone(), Some(running))
         };
         let caller: Arc<dyn Caller> = Arc::new(LateCaller::new(self.sessions.clone(), &request.session));
@@ -203,28 +212,14 @@ impl Runner {
         }
         build.log.close();
         self.builds.end(&build);
-        let ending = match &answer {
-            Ok(_) => Ending::Done,
-            Err(failure) if failure.is_canceled() => Ending::Canceled,
-            Err(_) => Ending::Failed,
+        let left = Left {
+            steps,
+            metadata,
+            given,
+            stated,
         };
-        let time = build.begun.elapsed().unwrap_or_default();
-        self.metrics.build_ended(ending, time, &build.trail.steps());
-        tracing::info!(
-            build = request.id,
-            ?ending,
-            seconds = time.as_secs_f64(),
-            "a build has ended"
-        );
-        if let Some(running) = running {
-            let stated = stated.keep(&self.history, &given.layers);
-            running.update(|record| records::complete(record, steps, metadata, given, stated));
-            let failure = answer.as_ref().err().map(Failure::record);
-            let filed = tokio::task::spawn_blocking(move || running.finish(failure)).await;
-            if let Ok(Err(error)) = filed {
-                tracing::warn!(%error, build = request.id, "the record of the build is not kept");
-            }
-        }
+        let failure = answer.as_ref().err();
+        self.ended(&build, &request, failure, running, left).await;
         answer
     }
 

@@ -12,10 +12,10 @@ use super::notify::Notify;
 use super::observe::calls::CountCalls;
 use super::observe::debug;
 use super::run::Runner;
-use super::traces::TraceSink;
+use super::traces::{Collector, Exporter, Traces};
 use super::upkeep;
 use crate::build::{BuildError, Engine};
-use crate::config::{Frontends, Gc};
+use crate::config::{Frontends, Gc, Tracing};
 use crate::history::{History, Limits};
 use crate::request::Entitlements;
 use api::content::content_server::ContentServer;
@@ -76,6 +76,8 @@ pub struct Service {
     pub drain: Duration,
     /// Where metrics and introspection are.
     pub debug: Option<Address>,
+    /// Where spans go.
+    pub tracing: Tracing,
     /// Who is told that it serves, and that it stops.
     pub notify: Notify,
 }
@@ -109,6 +111,10 @@ pub async fn serve(
     let root = engine.cache.root().to_owned();
     let received = Received::open(&root.join("received"))
         .map_err(|error| machine("open the received contexts", error))?;
+    let otlp = service.tracing.otlp.as_ref();
+    let exporter = otlp.map(Exporter::start).transpose();
+    let exporter = exporter.map_err(|error| machine("set up traces", error))?;
+    let traces = Traces::new(exporter, service.tracing.resource);
     let worker = Arc::new(WorkerInfo {
         id: worker_id(&root),
         labels: labels(service.labels),
@@ -127,6 +133,7 @@ pub async fn serve(
         frontends: service.frontends,
         gc: service.gc,
         metrics: Arc::default(),
+        traces: Arc::new(traces),
         worker: worker.clone(),
         closing: CancellationToken::new(),
     });
@@ -188,6 +195,7 @@ pub async fn serve(
     // Connections of clients that stay are cut: their builds have ended.
     let _ = tokio::time::timeout(Duration::from_secs(1), tasks.wait()).await;
     upkeep.abort();
+    runner.traces.flush().await;
     let cache = runner.engine.cache.clone();
     let synced = tokio::task::spawn_blocking(move || cache.barrier()).await;
     if let Ok(Err(error)) = synced {
@@ -263,7 +271,9 @@ fn router(
                 .max_encoding_message_size(MAX_MESSAGE),
         )
         .add_service(ContentServer::new(content).max_encoding_message_size(MAX_MESSAGE))
-        .add_service(TraceServiceServer::new(TraceSink).max_decoding_message_size(MAX_MESSAGE)))
+        .add_service(
+            TraceServiceServer::new(Collector(runner.traces.clone())).max_decoding_message_size(MAX_MESSAGE),
+        ))
 }
 
 fn tls(files: &TlsFiles) -> Result<ServerTlsConfig, BuildError> {
