@@ -8,6 +8,7 @@
 //!
 //! Every value is checked before it gets here; nothing below asks again. Values that are secret are not in
 //! here at all, only where they come from.
+use crate::build::CacheEntry;
 use oci::{Platform, Reference};
 use session::{SecretSource, SshSource};
 use std::collections::BTreeMap;
@@ -71,6 +72,10 @@ pub struct BuildRequest {
     pub question: Option<String>,
     /// Which sources may be used, and what instead of some.
     pub source_policy: Option<api::sourcepolicy::Policy>,
+    /// `--cache-from`.
+    pub cache_from: Vec<CacheEntry>,
+    /// `--cache-to`.
+    pub cache_to: Vec<CacheEntry>,
     /// `--explain`: say why each step that ran was not served by the cache.
     pub explain: bool,
 }

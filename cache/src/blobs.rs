@@ -92,6 +92,19 @@ impl Cache {
         Ok(blobs)
     }
 
+    /// The packed layers of a ref, the lowest first, if all of them are known; nothing is packed.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn known_layer_blobs(
+        &self,
+        of: &ImmutableRef,
+        choice: CompressionChoice,
+    ) -> Result<Option<Vec<LayerBlob>>> {
+        let known = of.layers().iter().map(|layer| self.known_blob(layer, choice));
+        known.collect()
+    }
+
     /// The packed layer at position `at` of a ref.
     ///
     /// # Errors

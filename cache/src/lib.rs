@@ -47,6 +47,6 @@ pub use keys_db::KeysDb;
 pub use mutable::MutableRef;
 pub use owner::Lease;
 pub use refs::{ImmutableRef, Layer, LayerId, RecordInfo, RecordKind, RefId};
-pub use store::{Cache, Counters, Options, Origin, RemoteError, Remotes};
+pub use store::{Blob, Cache, Counters, Options, Origin, RemoteError, Remotes};
 pub use usage::UsageRecord;
 pub use watch::Watch;

@@ -32,6 +32,7 @@ use std::{
         Arc, OnceLock, Weak,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 use tokio::io::AsyncRead;
 use tree::Root;
@@ -48,6 +49,19 @@ pub struct Options {
     pub least_ceiling: u64,
     /// How directories of layers are made on this machine.
     pub dirs: DirOptions,
+}
+
+/// A packed layer that may be known by name only.
+#[derive(Clone, Copy, Debug)]
+pub struct Blob<'a> {
+    /// Type, digest and size.
+    pub descriptor: &'a Descriptor,
+    /// The digest of its plain tar.
+    pub diff_id: DiffId,
+    /// Where it may be had, if not here.
+    pub origin: Option<&'a Origin>,
+    /// When the layer was made, if that is known; else now.
+    pub created: Option<SystemTime>,
 }
 
 /// Where a blob may be had that is known by its digest only.
@@ -309,6 +323,30 @@ impl Cache {
         origin: Option<&Origin>,
         info: RecordInfo,
     ) -> Result<ImmutableRef> {
+        let blob = Blob {
+            descriptor: blob,
+            diff_id,
+            origin,
+            created: None,
+        };
+        self.add_blob(parent, blob, info)
+    }
+
+    /// As [`Cache::add_blob_layer`], of a layer that may have been made at another time.
+    ///
+    /// # Errors
+    /// The database's.
+    pub fn add_blob(
+        &self,
+        parent: &ImmutableRef,
+        Blob {
+            descriptor: blob,
+            diff_id,
+            origin,
+            created,
+        }: Blob<'_>,
+        info: RecordInfo,
+    ) -> Result<ImmutableRef> {
         let chain = chain_above(parent, Some(diff_id));
         let found = match chain {
             Some(chain) => self.by_chain(chain)?,
@@ -320,7 +358,14 @@ impl Cache {
         let row = self.inner.db.write("add layer", |tx| {
             let layer_id = match known {
                 Some(known) => known.0,
-                None => insert_layer(tx, Some(diff_id), false, None)?,
+                None => {
+                    let made = insert_layer(tx, Some(diff_id), false, None)?;
+                    if let Some(created) = created {
+                        tx.prepare_cached("UPDATE layers SET created = ?2 WHERE id = ?1")?
+                            .execute(params![made, clock::stored(created)])?;
+                    }
+                    made
+                }
             };
             tx.prepare_cached(
                 "INSERT INTO layer_blobs VALUES (?1, ?2, ?3, ?4, 'origin', ?5)

@@ -22,6 +22,7 @@ mod cdi;
 mod ops;
 pub mod container;
 pub mod export;
+pub mod remote;
 pub mod explain;
 
 pub use cdi::{DeviceError, DeviceGrants, InvalidGrant, KnownDevice};

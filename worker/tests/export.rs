@@ -79,6 +79,7 @@ fn source(result: ImmutableRef, epoch: Option<i64>) -> Source {
         base_config: None,
         epoch,
         attestations: Vec::new(),
+        inline_cache: None,
     }];
     Source {
         platforms,
@@ -382,6 +383,7 @@ async fn a_pushed_image_is_a_lazy_base_elsewhere() {
             base_config: None,
             epoch: None,
             attestations: Vec::new(),
+            inline_cache: None,
         }],
         is_index: false,
     };

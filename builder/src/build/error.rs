@@ -37,6 +37,17 @@ pub enum BuildError {
     /// It cannot be stated.
     #[error(transparent)]
     Statement(OpError),
+    /// A cache entry of the request makes no sense.
+    #[error(transparent)]
+    Cache(#[from] super::EntryError),
+    /// What was built could not be given to other machines.
+    #[error("{reason}")]
+    CacheExport {
+        /// The whole chain of causes.
+        reason: String,
+        /// Whose move it is.
+        blame: Blame,
+    },
     /// A result could not be given out.
     #[error("export as {output}: {reason}")]
     Export {
@@ -109,9 +120,12 @@ impl BuildError {
             | BuildError::Denied(_)
             | BuildError::Policy(_)
             | BuildError::NoQuestion(_)
+            | BuildError::Cache(_)
             | BuildError::Cancelled { .. } => Blame::User,
             BuildError::Statement(error) => error.blame(),
-            BuildError::Export { blame, .. } | BuildError::Remote { blame, .. } => *blame,
+            BuildError::Export { blame, .. }
+            | BuildError::CacheExport { blame, .. }
+            | BuildError::Remote { blame, .. } => *blame,
             BuildError::Store { .. } | BuildError::Machine { .. } => Blame::Environment,
         }
     }

@@ -7,6 +7,7 @@ mod error;
 pub(crate) mod permissions;
 mod sources; // which may be used, and what instead of some
 mod bridge;
+pub(crate) mod caches; // --cache-from, --cache-to
 mod docker_daemon;
 pub(crate) mod host_gateway; // the machine's address among the names of --add-host
 pub(crate) mod attest; // what is stated about a build
@@ -17,6 +18,7 @@ mod run;
 pub use attest::AskedError;
 pub(crate) use attest::{Request as ScopeRequest, Scope};
 pub(crate) use bridge::{Bridge, image_of};
+pub use caches::{CacheEntry, EntryError};
 pub use error::{BuildError, Lines};
 pub use outcome::{BuiltImage, Outcome};
 pub(crate) use outputs::title;

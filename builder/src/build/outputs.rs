@@ -9,6 +9,7 @@
 //!
 //! Each output is a step of its own on the screen. A file is there whole or not at all.
 use super::BuildError;
+use super::caches::{self, Export};
 use super::docker_daemon::DockerLoad;
 use super::outcome::{BuiltImage, Outcome};
 use super::run::Engine;
@@ -16,7 +17,7 @@ use crate::request::{BuildRequest, Destination, Output, OutputKind};
 use cache::ImmutableRef;
 use frontend::Answer;
 use futures_util::future::try_join_all;
-use solver::{Blame, Job};
+use solver::{Blame, BuiltResult, Job};
 use std::io::Write;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::Path;
@@ -28,7 +29,7 @@ use worker::export::{self, Attestation, Dest, Kind, PlatformResult, Source};
 /// The frontend's answer and the solver's results, one per platform.
 pub(super) struct Built {
     pub(super) answer: Answer,
-    pub(super) results: Vec<Option<ImmutableRef>>,
+    pub(super) results: Vec<BuiltResult<ImmutableRef>>,
     /// What is stated of each; none of any if nothing is.
     pub(super) attestations: Vec<Vec<Attestation>>,
 }
@@ -71,8 +72,9 @@ pub(super) async fn give(
     session: &Arc<Session>,
     request: &BuildRequest,
     built: &Built,
+    caches: &[Export],
 ) -> Result<Outcome, BuildError> {
-    let source = source(built);
+    let source = source(engine, built, caches);
     let exports = request
         .outputs
         .iter()
@@ -108,7 +110,7 @@ fn built_image(image: export::Image) -> BuiltImage {
     }
 }
 
-fn source(built: &Built) -> Source {
+fn source(engine: &Engine, built: &Built, caches: &[Export]) -> Source {
     let platforms =
         built
             .answer
@@ -119,7 +121,8 @@ fn source(built: &Built) -> Source {
             .map(|(number, (platform, result))| PlatformResult {
                 id: platform.id.clone(),
                 platform: platform.platform.clone(),
-                result: result.clone(),
+                result: result.result.clone(),
+                inline_cache: caches::inline(engine, caches, &result.keys),
                 config: platform.config.clone(),
                 base_config: platform.base_config.clone(),
                 epoch: platform.epoch,

@@ -1,10 +1,11 @@
 //! ONE BUILD, all of it, on one screen.
 //!
 //! ```text
-//! 1 ask the frontend ─▶ 2 check what it wants ─▶ 3 solve every platform at once ─▶ 4 give out ─▶ Outcome
+//! 1 ask the frontend, import caches ─▶ 2 check what it wants ─▶ 3 solve every platform at once ─▶ 4 give out ─▶ Outcome
 //! ```
 use super::attest::{Asked, Request, Run, Scope, Stating, pins};
 use super::bridge::Bridge;
+use super::caches::{self, Export};
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
 use super::sources::{Guard, Rules, guarded};
@@ -43,6 +44,7 @@ pub async fn run(
     request: &BuildRequest,
 ) -> Result<Outcome, BuildError> {
     outputs::check(request)?;
+    let exports = exports(request)?;
     let attributes = request.attributes();
     let asked = Asked::parse(&attributes)?.check()?;
     let options = options(engine, &attributes, &session).await?;
@@ -70,7 +72,10 @@ pub async fn run(
             ..Outcome::default()
         });
     }
-    let mut answer = frontend::build(&bridge, &options).await?;
+    // Caches are read while the frontend reads the Dockerfile.
+    let importing = caches::import(engine, job, &session, &request.cache_from);
+    let (answer, ()) = tokio::join!(frontend::build(&bridge, &options), importing);
+    let mut answer = answer?;
     if let Some(guard) = guard {
         for platform in &mut answer.platforms {
             platform.definition = guarded(&*guard, &platform.definition).await?;
@@ -79,7 +84,10 @@ pub async fn run(
     check(&answer, request)?;
     let mut built = solve(job, answer).await?;
     built.attestations = statements(job, &scope, &run, &asked, &built.answer)?;
-    let mut outcome = outputs::give(engine, job, &session, request, &built).await?;
+    let mut outcome = outputs::give(engine, job, &session, request, &built, &exports).await?;
+    outcome
+        .response
+        .extend(caches(engine, job, &session, &built, &exports).await?);
     outcome.explanation = explain(engine, job, &session, request);
     outcome.notes.extend(engine.worker.network_fault().map(|fault| {
         format!("steps shared the network of this machine, as they can have none of their own: {fault}")
@@ -110,6 +118,30 @@ fn explain(
         tracing::warn!(%error, "this build is not remembered for --explain");
     }
     words
+}
+
+/// Gives what was built to other machines.
+async fn caches(
+    engine: &Engine,
+    job: &Job<ImmutableRef>,
+    session: &Session,
+    built: &Built,
+    exports: &[Export],
+) -> Result<BTreeMap<String, String>, BuildError> {
+    let keys = built.results.iter().flat_map(|built| built.keys.clone());
+    let keys: Vec<_> = keys.collect();
+    caches::export(engine, job, session, &keys, exports)
+        .await
+        .map_err(|error| BuildError::CacheExport {
+            reason: error.to_string(),
+            blame: error.blame,
+        })
+}
+
+/// What the caches of a request mean; mistakes are found before anything is built.
+fn exports(request: &BuildRequest) -> Result<Vec<Export>, BuildError> {
+    let exports = request.cache_to.iter().map(|entry| entry.export());
+    Ok(exports.collect::<Result<_, _>>()?)
 }
 
 /// What is stated of each platform's result.
@@ -185,7 +217,7 @@ async fn solve(job: &Job<ImmutableRef>, answer: Answer) -> Result<Built, BuildEr
     )
     .await?;
     Ok(Built {
-        results: results.into_iter().map(|built| built.result).collect(),
+        results,
         answer,
         attestations: Vec::new(),
     })

@@ -9,7 +9,7 @@ use super::call::Call;
 use super::exit::ExitStatus;
 use super::outputs::OutputFlags;
 use super::values::{self, UsageError};
-use super::{contexts, outputs};
+use super::{caches, contexts, outputs};
 use crate::client::{self, Setting};
 use crate::config::{Config, DockerCredentials};
 use crate::progress::{Kind, Look};
@@ -30,6 +30,8 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
     let remote = flags.remote.find(&config.environment)?;
     if remote.is_some() {
         only_here(&flags)?;
+    } else {
+        caches::check(&flags.cache_from, &flags.cache_to)?;
     }
     let call = match (flags.check, flags.call.as_deref().or(flags.print.as_deref())) {
         (Some(true), _) => Call::parse("check")?,
@@ -140,6 +142,8 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
         labels: values::labels(&flags.label)?,
         platforms: platforms(&flags.platform, environment.text("DOCKER_DEFAULT_PLATFORM"))?,
         no_cache: no_cache(flags),
+        cache_from: caches::entries(caches::FROM, &flags.cache_from)?,
+        cache_to: caches::entries(caches::TO, &flags.cache_to)?,
         pull: flags.pull == Some(true),
         add_hosts: flags
             .add_host

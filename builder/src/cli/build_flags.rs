@@ -58,6 +58,12 @@ pub struct BuildFlags {
     /// Use nothing from the cache in these stages
     #[arg(long, value_name = "STAGE[,…]", help_heading = CACHE)]
     pub no_cache_filter: Vec<String>,
+    /// Use a cache of another machine: an image, or type=registry|local,… (see README)
+    #[arg(long, value_name = "CACHE", help_heading = CACHE)]
+    pub cache_from: Vec<String>,
+    /// Give what is built to other machines: type=inline|registry|local,… (see README)
+    #[arg(long, value_name = "CACHE", help_heading = CACHE)]
+    pub cache_to: Vec<String>,
     /// Say for each step that ran why the cache did not serve
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", value_parser = go_bool, value_name = "BOOL", help_heading = CACHE)]
     pub explain: Option<bool>,
@@ -171,10 +177,6 @@ pub(super) struct LegacyFlags {
 #[derive(Debug, Clone, Default, Args)]
 pub(super) struct LaterFlags {
     #[arg(long, hide = true)]
-    pub(super) cache_from: Vec<String>,
-    #[arg(long, hide = true)]
-    pub(super) cache_to: Vec<String>,
-    #[arg(long, hide = true)]
     pub(super) policy: Vec<String>,
     #[arg(long, hide = true)]
     pub(super) builder: Option<String>,
@@ -193,16 +195,6 @@ impl LaterFlags {
     /// Refuses by name what cannot be done yet.
     pub(super) fn refuse(&self) -> Result<(), String> {
         let refused = [
-            (
-                "--cache-from",
-                !self.cache_from.is_empty(),
-                "importing caches is not supported yet",
-            ),
-            (
-                "--cache-to",
-                !self.cache_to.is_empty(),
-                "exporting caches is not supported yet",
-            ),
             (
                 "--policy",
                 !self.policy.is_empty(),

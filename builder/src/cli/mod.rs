@@ -15,6 +15,7 @@ mod values;
 mod contexts;
 mod outputs;
 mod source_policy;
+mod caches; // --cache-from, --cache-to
 mod build;
 mod call; // --call, --check
 mod table;

@@ -46,6 +46,7 @@ pub fn build(config: &Config, request: BuildRequest, setting: Setting) -> Result
 
 async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Result<Outcome, BuildError> {
     let signals = Signals::listen().map_err(|error| machine("listen for signals", error))?;
+    let notes = super::caches::prepare(&mut request);
     let engine = open(config, setting.oci_runtime)?;
     if let DockerfileSource::Address(address) = &request.dockerfile {
         let text = tokio::select! {
@@ -73,6 +74,8 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     let summary = screen.finish().await;
     recorder.finish(&built);
     let mut outcome = built?;
+    outcome.notes.extend(notes);
+    super::caches::finish(&request, &outcome.response)?;
     if summary.ran > 0 || engine.cache.is_renamed() {
         outcome.notes.extend(settle(&engine.cache).await);
     }

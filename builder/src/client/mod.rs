@@ -6,6 +6,7 @@
 //! ```
 mod store;
 mod offer;
+mod caches; // folders that hold caches
 mod files;
 mod signals;
 mod recorder;

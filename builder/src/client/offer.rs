@@ -28,6 +28,7 @@ pub(super) fn offer(
     let mut options = LocalOptions {
         secrets: request.secrets.clone(),
         ssh: request.ssh.clone(),
+        stores: super::caches::stores(request),
         credentials: Some(Arc::new(DockerCredentials::of(&config.environment))),
         ..LocalOptions::default()
     };

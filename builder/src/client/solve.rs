@@ -13,13 +13,13 @@ use super::offer::offer;
 use super::signals::Signals;
 use super::{Setting, files};
 use crate::build::outputs::{End, Placed, check, place, sentence};
-use crate::build::{BuildError, Lines, Outcome};
+use crate::build::{BuildError, CacheEntry, Lines, Outcome};
 use crate::config::Config;
 use crate::daemon::ADVICE;
 use crate::progress::{Screen, wire};
 use crate::request::{BuildRequest, ContextSource, Output, OutputKind};
 use api::control::control_client::ControlClient;
-use api::control::{CacheOptions, Exporter, SolveRequest, StatusRequest};
+use api::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, StatusRequest};
 use api::gateway::{self, llb_bridge_client::LlbBridgeClient};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -71,11 +71,12 @@ impl From<ConnectError> for BuildError {
 async fn run(
     remote: &Remote,
     config: &Config,
-    request: BuildRequest,
+    mut request: BuildRequest,
     setting: Setting,
 ) -> Result<Outcome, BuildError> {
     let signals = Signals::listen().map_err(|error| machine("listen for signals", error))?;
     check(&request)?;
+    let notes = super::caches::prepare(&mut request);
     let id = new_id().map_err(|error| machine("make an id", error))?;
     let session = new_id().map_err(|error| machine("make an id", error))?;
     let offer = offer(config, SessionId::new(&session), &request, setting.stdin)?;
@@ -126,10 +127,12 @@ async fn run(
     let mut outcome = Outcome {
         response: solved?,
         summary,
+        notes,
         ..Outcome::default()
     };
     settled.map_err(|reason| machine("write the output", reason))?;
     places.finish(&outcome.response).await?;
+    super::caches::finish(&request, &outcome.response)?;
     outcome.given = request
         .outputs
         .iter()
@@ -237,20 +240,39 @@ fn wire_request(request: &BuildRequest, id: &str, session: &str) -> SolveRequest
         "" => "device".to_owned(),
         name => format!("device={name}"),
     }));
+    let mut frontend_attrs = request.attributes();
+    if !request.cache_from.is_empty() {
+        // The frontend names caches to import for what it asks the daemon to solve.
+        let imports = request.cache_from.iter();
+        let imports = imports.map(|entry| serde_json::json!({"Type": entry.kind, "Attrs": entry.attrs}));
+        let imports: serde_json::Value = imports.collect();
+        frontend_attrs.insert("cache-imports".to_owned(), imports.to_string());
+    }
     // Older daemons read the first output from here.
     let first = exporters.first().cloned().unwrap_or_default();
     SolveRequest {
         r#ref: id.to_owned(),
         session: session.to_owned(),
         frontend: "dockerfile.v0".to_owned(),
-        frontend_attrs: request.attributes().into_iter().collect(),
-        cache: Some(CacheOptions::default()),
+        frontend_attrs: frontend_attrs.into_iter().collect(),
+        cache: Some(CacheOptions {
+            exports: request.cache_to.iter().map(wire_cache).collect(),
+            imports: request.cache_from.iter().map(wire_cache).collect(),
+            ..CacheOptions::default()
+        }),
         entitlements,
         source_policy: request.source_policy.clone(),
         exporter_deprecated: first.r#type,
         exporter_attrs_deprecated: first.attrs,
         exporters,
         ..SolveRequest::default()
+    }
+}
+
+fn wire_cache(entry: &CacheEntry) -> CacheOptionsEntry {
+    CacheOptionsEntry {
+        r#type: entry.kind.clone(),
+        attrs: entry.attrs.clone().into_iter().collect(),
     }
 }
 
@@ -309,6 +331,18 @@ impl Places {
                 let name = crate::request::layout_store(name);
                 places.stores.insert(format!("oci:{name}"), store);
             }
+        }
+        for (name, folder) in super::caches::stores(request) {
+            std::fs::create_dir_all(&folder)
+                .map_err(|error| machine(&format!("create {}", folder.display()), error))?;
+            let is_written = |entry: &CacheEntry| {
+                entry
+                    .attrs
+                    .get("dest")
+                    .is_some_and(|dest| Path::new(dest) == folder)
+            };
+            let is_writable = request.cache_to.iter().any(is_written);
+            places.stores.insert(name, Store { folder, is_writable });
         }
         Ok(places)
     }

@@ -6,6 +6,7 @@
 //! ```
 use super::containers::Containers;
 use super::errors::Failure;
+use super::imports::Imports;
 use super::observe::trail::Trail;
 use super::policy::Policy;
 use super::result::{LazyRef, Solved};
@@ -52,6 +53,8 @@ pub(super) struct Build {
     pub(super) containers: Containers,
     /// What its request says about its sources.
     pub(super) policy: Policy,
+    /// Caches it imports.
+    pub(super) imports: Imports,
     refs: Mutex<HashMap<String, Arc<LazyRef>>>,
     /// Made with the build: a client's frontend may be done before the build has begun to wait for it.
     returning: Mutex<Option<oneshot::Sender<Result<Solved, Failure>>>>,
@@ -81,6 +84,7 @@ impl Build {
             scope,
             containers: Containers::default(),
             policy,
+            imports: Imports::default(),
             refs: Mutex::default(),
             returning: Mutex::new(Some(returning)),
             returned: Mutex::new(Some(returned)),

@@ -1,12 +1,14 @@
 //! The Control service: builds, their progress, sessions, workers, disk usage, history.
 use super::contexts;
 use super::errors::Failure;
+use super::imports;
 use super::output::Exporter;
 use super::policy::Policy;
 use super::run::{Request as Solve, Runner};
 use super::traces::TraceContext;
-use crate::build::Rules;
+use crate::build::{CacheEntry, Rules};
 use crate::history::{Change, ChangeKind, Query, Record, Stamp};
+use api::control::CacheOptionsEntry;
 use api::control::control_server::Control;
 use api::control::{
     BuildHistoryEvent, BuildHistoryEventType, BuildHistoryRecord, BuildHistoryRequest, BuildResultInfo,
@@ -374,19 +376,22 @@ fn solve_of(request: SolveRequest, trace: TraceContext) -> Result<Solve, Failure
     let rules = Rules::new(request.source_policy.as_slice())
         .map_err(|error| Failure::new(Code::InvalidArgument, error.to_string()))?;
     let cache = request.cache.unwrap_or_default();
-    if let Some(export) = cache.exports.first() {
-        return Err(match export.r#type.as_str() {
-            known @ ("registry" | "local" | "inline" | "gha" | "s3" | "azblob") => {
-                unsupported(&format!("exporting the cache to {known}"))
-            }
-            other => Failure::new(Code::Unknown, format!("unknown cache exporter: {other:?}")),
-        });
-    }
-    let imports = cache
-        .imports
-        .into_iter()
-        .map(|entry| (entry.r#type, entry.attrs))
-        .collect();
+    let entry = |entry: CacheOptionsEntry| CacheEntry {
+        kind: entry.r#type,
+        attrs: entry.attrs,
+    };
+    // What a client is named by old clients.
+    let old = (!cache.export_ref_deprecated.is_empty()).then(|| {
+        let mut old = imports::of_name(&cache.export_ref_deprecated);
+        old.attrs.extend(cache.export_attrs_deprecated);
+        old
+    });
+    let exports = cache.exports.into_iter().map(entry).chain(old);
+    let exports = exports.map(|entry| entry.export());
+    let exports = exports.collect::<Result<Vec<_>, _>>()?;
+    let old = cache.import_refs_deprecated.iter();
+    let old = old.map(|name| imports::of_name(name));
+    let imports = cache.imports.into_iter().map(entry).chain(old).collect();
     let mut exporters: Vec<Exporter> = request
         .exporters
         .into_iter()
@@ -418,6 +423,7 @@ fn solve_of(request: SolveRequest, trace: TraceContext) -> Result<Solve, Failure
         },
         imports,
         trace,
+        exports,
     })
 }
 

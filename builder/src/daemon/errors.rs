@@ -2,7 +2,8 @@
 //!
 //! The trailer `grpc-status-details-bin` holds a `google.rpc.Status` whose details are JSON in `Any`, as BuildKit sends
 //! them. A status that came from a client with its details passes through untouched.
-use crate::build::{BuildError, Denied};
+use crate::build::caches::ExportError as CacheExportError;
+use crate::build::{BuildError, Denied, EntryError};
 use api::rpc;
 use prost::Message;
 use prost_types::Any;
@@ -167,6 +168,27 @@ impl From<BuildError> for Failure {
             }
         }
         failure
+    }
+}
+
+impl From<EntryError> for Failure {
+    fn from(error: EntryError) -> Failure {
+        let code = match &error {
+            EntryError::Later(_) => Code::Unimplemented,
+            _ => Code::InvalidArgument,
+        };
+        Failure::new(code, error.to_string())
+    }
+}
+
+impl From<CacheExportError> for Failure {
+    fn from(error: CacheExportError) -> Failure {
+        let reason = error.to_string();
+        BuildError::CacheExport {
+            reason,
+            blame: error.blame,
+        }
+        .into()
     }
 }
 

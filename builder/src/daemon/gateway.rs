@@ -14,7 +14,7 @@ use super::policy;
 use super::result::{LazyRef, Refs, Solved};
 use super::run::{Runner, evaluate};
 use super::source_meta::Asker;
-use crate::build::{Rules, Scope};
+use crate::build::{CacheEntry, Rules, Scope};
 use api::gateway::llb_bridge_server::LlbBridge;
 use api::gateway::{
     EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,
@@ -157,10 +157,13 @@ impl LlbBridge for GatewayService {
         let imports: Vec<_> = asked
             .cache_imports
             .into_iter()
-            .map(|entry| (entry.r#type, entry.attrs))
+            .map(|entry| CacheEntry {
+                kind: entry.r#type,
+                attrs: entry.attrs,
+            })
             .collect();
-        super::imports::missed(&build, &imports);
         let work = async {
+            super::imports::import(&self.runner.engine, &build, &imports).await;
             let solved = match (asked.definition, asked.frontend.as_str()) {
                 (Some(definition), "") => self
                     .runner

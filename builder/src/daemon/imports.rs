@@ -1,16 +1,22 @@
-//! Caches a client asks to import. None can be imported yet; each is shown as a step that failed, and the build goes on
-//! without it: a cache that is not there is a miss, and never silent.
+//! Caches a client asks to import: told with the build, with each question of a frontend, or in a frontend's attributes.
+//!
+//! Each is imported once per build, by whoever names it first; the others wait for that. One that is not to be had is
+//! shown as a step that failed, and the build goes on without it.
 use super::builds::Build;
-use std::collections::BTreeMap;
+use crate::build::{CacheEntry, Engine, caches};
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use tokio::sync::OnceCell;
 
-/// What each of these steps says.
-const WHY: &str = "importing a cache is not supported yet; the build goes on without it";
+/// The caches of one build that were named so far.
+#[derive(Default)]
+pub(super) struct Imports(parking_lot::Mutex<HashMap<String, Arc<OnceCell<()>>>>);
 
-/// One cache to import: its type and attributes.
-pub(super) type Import = (String, BTreeMap<String, String>);
+/// The most caches of one build.
+const MAX_IMPORTS: usize = 1000;
 
 /// The imports a frontend is told of (`cache-imports`, `cache-from`).
-pub(super) fn of_attributes(attributes: &BTreeMap<String, String>) -> Vec<Import> {
+pub(super) fn of_attributes(attributes: &BTreeMap<String, String>) -> Vec<CacheEntry> {
     let listed = attributes.get("cache-imports").map_or_else(Vec::new, |text| {
         let value: serde_json::Value = serde_json::from_str(text).unwrap_or_default();
         let entries = value.as_array().cloned().unwrap_or_default();
@@ -18,31 +24,45 @@ pub(super) fn of_attributes(attributes: &BTreeMap<String, String>) -> Vec<Import
             let attrs = entry["Attrs"].as_object().cloned().unwrap_or_default();
             let text = |value: serde_json::Value| value.as_str().unwrap_or_default().to_owned();
             let attrs = attrs.into_iter().map(|(key, value)| (key, text(value))).collect();
-            (text(entry["Type"].clone()), attrs)
+            CacheEntry {
+                kind: text(entry["Type"].clone()),
+                attrs,
+            }
         };
         entries.into_iter().map(entry).collect()
     });
     let old = attributes.get("cache-from").map_or("", String::as_str);
     let old = old.split(',').filter(|name| !name.is_empty());
-    let named = old.map(|name| {
-        (
-            "registry".to_owned(),
-            BTreeMap::from([("ref".to_owned(), name.to_owned())]),
-        )
-    });
+    let named = old.map(of_name);
     listed.into_iter().chain(named).collect()
 }
 
-/// Shows that these were not imported.
-pub(super) fn missed(build: &Build, imports: &[Import]) {
-    for (kind, attrs) in imports {
-        let place = attrs.get("ref").or_else(|| attrs.get("src")).unwrap_or(kind);
-        let name = format!("importing cache manifest from {place}");
-        build
-            .job
-            .step(&format!("{}-{name}", build.id), name)
-            .finish(Some(WHY.to_owned()));
+/// A cache of a registry by its name.
+pub(super) fn of_name(name: &str) -> CacheEntry {
+    CacheEntry {
+        kind: "registry".to_owned(),
+        attrs: BTreeMap::from([("ref".to_owned(), name.to_owned())]),
     }
+}
+
+/// Imports what was not imported yet, and waits for what others import.
+pub(super) async fn import(engine: &Engine, build: &Build, entries: &[CacheEntry]) {
+    let once = |entry: &CacheEntry| {
+        let mut known = build.imports.0.lock();
+        let is_new = known.len() < MAX_IMPORTS;
+        let name = format!("{entry:?}");
+        if is_new {
+            Some(known.entry(name).or_default().clone())
+        } else {
+            known.get(&name).cloned()
+        }
+    };
+    let imports = entries.iter().filter_map(|entry| Some((once(entry)?, entry)));
+    let imports = imports.map(|(once, entry)| async move {
+        let import = || caches::import(engine, &build.job, &build.session, std::slice::from_ref(entry));
+        once.get_or_init(import).await;
+    });
+    futures_util::future::join_all(imports).await;
 }
 
 #[cfg(test)]
@@ -59,10 +79,10 @@ mod tests {
             ("cache-from".to_owned(), "b.example/x,c.example/y".to_owned()),
         ]);
         let found = of_attributes(&attributes);
-        let kinds: Vec<&str> = found.iter().map(|(kind, _)| kind.as_str()).collect();
+        let kinds: Vec<&str> = found.iter().map(|entry| entry.kind.as_str()).collect();
         assert_eq!(kinds, ["registry", "local", "registry", "registry"]);
-        assert_eq!(found[1].1["src"], "/c");
-        assert_eq!(found[3].1["ref"], "c.example/y");
+        assert_eq!(found[1].attrs["src"], "/c");
+        assert_eq!(found[3].attrs["ref"], "c.example/y");
         let nonsense = BTreeMap::from([("cache-imports".to_owned(), "{".to_owned())]);
         assert!(of_attributes(&nonsense).is_empty());
     }

@@ -9,10 +9,11 @@ use crate::build::Scope;
 use bytes::Bytes;
 use cache::ImmutableRef;
 use frontend::Answer;
+use keys::CacheKey;
 use llb::Definition;
 use oci::Platform;
 use serde_json::{Value, json};
-use solver::Job;
+use solver::{BuiltResult, Job};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -34,7 +35,7 @@ pub(super) struct LazyRef {
     pub(super) definition: Definition,
     /// Whose frontend made it.
     pub(super) scope: Arc<Scope>,
-    result: OnceCell<Option<ImmutableRef>>,
+    built: OnceCell<BuiltResult<ImmutableRef>>,
 }
 
 impl LazyRef {
@@ -43,18 +44,23 @@ impl LazyRef {
             id,
             definition,
             scope: scope.clone(),
-            result: OnceCell::new(),
+            built: OnceCell::new(),
         })
     }
 
     /// Its files; `None` is scratch.
     pub(super) async fn evaluate(&self, job: &Job<ImmutableRef>) -> Result<Option<ImmutableRef>, Failure> {
-        let built = self.result.get_or_try_init(|| async {
+        Ok(self.built(job).await?.result.clone())
+    }
+
+    /// Its files and keys.
+    async fn built(&self, job: &Job<ImmutableRef>) -> Result<&BuiltResult<ImmutableRef>, Failure> {
+        let built = self.built.get_or_try_init(|| async {
             let built = job.build(&self.definition).await?;
             self.scope.saw(Some(&self.id), &self.definition);
-            Ok::<_, solver::SolveError>(built.result)
+            Ok::<_, solver::SolveError>(built)
         });
-        Ok(built.await?.clone())
+        Ok(built.await?)
     }
 }
 
@@ -145,8 +151,11 @@ impl Solved {
         }
     }
 
-    /// The platforms of the result, solved, for the exporters.
-    pub(super) async fn platforms(&self, job: &Job<ImmutableRef>) -> Result<Vec<PlatformResult>, Failure> {
+    /// The platforms of the result, solved, for the exporters, and the keys of each.
+    pub(super) async fn platforms(
+        &self,
+        job: &Job<ImmutableRef>,
+    ) -> Result<Vec<(PlatformResult, Vec<CacheKey>)>, Failure> {
         let named = self.named_platforms()?;
         let refs: Vec<(String, Platform, Option<Arc<LazyRef>>)> = match &self.refs {
             Refs::One(one) => {
@@ -168,9 +177,12 @@ impl Solved {
         };
         let is_many = matches!(self.refs, Refs::Many(_));
         let solved = refs.into_iter().map(|(id, platform, one)| async move {
-            let result = match one {
-                Some(one) => one.evaluate(job).await?,
-                None => None,
+            let (result, keys) = match &one {
+                Some(one) => {
+                    let built = one.built(job).await?;
+                    (built.result.clone(), built.keys.clone())
+                }
+                None => (None, Vec::new()),
             };
             let suffix = if is_many { id.as_str() } else { "" };
             let text = |key| {
@@ -178,7 +190,7 @@ impl Solved {
                     .and_then(|value| std::str::from_utf8(value).ok())
             };
             let config = self.value(CONFIG, suffix).map(|config| config.to_vec());
-            Ok::<_, Failure>(PlatformResult {
+            let platform = PlatformResult {
                 config: config.unwrap_or_else(|| plain_config(&platform)),
                 base_config: self.value(BASE_CONFIG, suffix).map(|config| config.to_vec()),
                 epoch: text(EPOCH).and_then(|epoch| epoch.parse().ok()),
@@ -186,7 +198,9 @@ impl Solved {
                 id,
                 platform,
                 result,
-            })
+                inline_cache: None,
+            };
+            Ok::<_, Failure>((platform, keys))
         });
         futures_util::future::try_join_all(solved).await
     }

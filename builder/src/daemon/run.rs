@@ -12,7 +12,7 @@ use super::control::WorkerInfo;
 use super::ending::Left;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
-use super::imports::{self, Import};
+use super::imports;
 use super::observe::metrics::Metrics;
 use super::output::{self, Exporter, Given};
 use super::policy::{self, Policy};
@@ -21,7 +21,10 @@ use super::result::{CONFIG, LazyRef, Solved};
 use super::statements::{Stated, Statements};
 use super::traces::{TraceContext, Traces};
 use crate::build::attest::{Asked, Run};
-use crate::build::{Bridge, Engine, Guard, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions};
+use crate::build::caches::{self, Export};
+use crate::build::{
+    Bridge, CacheEntry, Engine, Guard, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions,
+};
 use crate::client::new_id;
 use crate::config::{Frontends, Gc};
 use crate::history::{EventLog, History, Running};
@@ -30,6 +33,7 @@ use crate::request::Entitlements;
 use cache::ImmutableRef;
 use frontend::Options;
 use futures_util::future::try_join_all;
+use keys::CacheKey;
 use llb::Definition;
 use prost::Message;
 use session::{Caller, LateCaller, Sessions};
@@ -39,6 +43,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use worker::Session;
+use worker::export::PlatformResult;
 
 /// What a client asks for, free of the wire.
 #[derive(Clone, Debug, Default)]
@@ -64,7 +69,9 @@ pub(super) struct Request {
     /// Who decides about sources.
     pub(super) policy: Policy,
     /// Caches to import.
-    pub(super) imports: Vec<Import>,
+    pub(super) imports: Vec<CacheEntry>,
+    /// Where what is built goes, for other machines.
+    pub(super) exports: Vec<Export>,
     /// Its place in a trace.
     pub(super) trace: TraceContext,
 }
@@ -177,21 +184,24 @@ impl Runner {
         allowed: Entitlements,
     ) -> Result<BTreeMap<String, String>, Failure> {
         let run = Arc::new(Run::begin(id()?));
-        imports::missed(&build, &request.imports);
         let counted = tokio::spawn(pump(build.job.progress(), build.clone()));
         let (mut metadata, mut given, mut stated) = (BTreeMap::new(), Given::default(), Stated::default());
         let work = async {
+            imports::import(&self.engine, &build, &request.imports).await;
             let solved = self.result(&build, &request, allowed).await?;
             metadata = records::metadata(&solved);
-            let mut platforms = solved.platforms(&build.job).await?;
+            let platforms = solved.platforms(&build.job).await?;
+            let (mut platforms, keys) = self.with_caches(platforms, &request.exports);
             let all = Statements::new(&build, &run, &solved, &platforms);
             all.add(&asked, &mut platforms)?;
             if running.is_some() {
                 stated = all.for_the_record(&asked, &platforms);
             }
-            let (response, outputs) =
+            let (mut response, outputs) =
                 output::give(&self.engine, &build, &request, platforms, solved.is_index()).await?;
             given = outputs;
+            let exported = caches::export(&self.engine, &build.job, &build.session, &keys, &request.exports);
+            response.extend(exported.await.map_err(Failure::from)?);
             Ok::<_, Failure>(response)
         };
         let mut answer = tokio::select! {
@@ -221,6 +231,21 @@ impl Runner {
         let failure = answer.as_ref().err();
         self.ended(&build, &request, failure, running, left).await;
         answer
+    }
+
+    /// Results with what an image is to say of their keys, and the keys of all.
+    fn with_caches(
+        &self,
+        platforms: Vec<(PlatformResult, Vec<CacheKey>)>,
+        exports: &[Export],
+    ) -> (Vec<PlatformResult>, Vec<CacheKey>) {
+        let mut all = Vec::new();
+        let platforms = platforms.into_iter().map(|(mut platform, keys)| {
+            platform.inline_cache = caches::inline(&self.engine, exports, &keys);
+            all.extend(keys);
+            platform
+        });
+        (platforms.collect(), all)
     }
 
     async fn result(
@@ -295,7 +320,7 @@ impl Runner {
         mut question: Question,
         allowed: Entitlements,
     ) -> Result<Solved, Failure> {
-        imports::missed(build, &imports::of_attributes(&question.attributes));
+        imports::import(&self.engine, build, &imports::of_attributes(&question.attributes)).await;
         question.scope = question.scope.inner(ScopeRequest {
             frontend: name.to_owned(),
             attributes: question.attributes.clone(),

@@ -26,7 +26,7 @@ pub use manifest::{
 pub use media_type::{
     ACCEPTED_MANIFESTS, Compression, DOCKER_CONFIG, DOCKER_LAYER, DOCKER_LAYER_GZIP, DOCKER_LAYER_ZSTD,
     DOCKER_LIST, DOCKER_MANIFEST, OCI_CONFIG, OCI_EMPTY, OCI_INDEX, OCI_LAYER, OCI_LAYER_GZIP,
-    OCI_LAYER_ZSTD, OCI_MANIFEST, is_index, is_manifest,
+    OCI_LAYER_ZSTD, OCI_MANIFEST, is_image_config, is_index, is_manifest,
 };
 pub use platform::{ParsePlatformError, Platform};
 pub use reference::{DOCKER_HUB, ParseReferenceError, Reference};

@@ -184,7 +184,10 @@ impl Document {
                 ));
             }
             let mut manifest: Manifest = serde_json::from_value(value).map_err(malformed)?;
-            limit("layers", manifest.layers.len(), MAX_LAYERS)?;
+            // What is no image (a cache, an artifact) is a list of blobs that nobody stacks.
+            let is_image = media_type::is_image_config(&manifest.config.media_type);
+            let most = if is_image { MAX_LAYERS } else { MAX_INDEX_ENTRIES };
+            limit("layers", manifest.layers.len(), most)?;
             manifest.media_type = kind;
             return Ok(Document::Manifest(manifest));
         }

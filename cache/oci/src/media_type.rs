@@ -71,6 +71,11 @@ impl Compression {
     }
 }
 
+/// Whether this is a config of an image; one that does not say what it is counts as such.
+pub fn is_image_config(media_type: &str) -> bool {
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG | "")
+}
+
 /// Whether the media type is that of an index or manifest list.
 pub fn is_index(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | DOCKER_LIST)

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use oci::{ACCEPTED_MANIFESTS, Descriptor, Digest, Document, MAX_MANIFEST_BYTES, Reference};
 use reqwest::header::{ACCEPT, CONTENT_TYPE};
-use reqwest::{Method, Response};
+use reqwest::{Method, Response, StatusCode};
 
 use crate::Registry;
 use crate::error::RegistryError;
@@ -52,6 +52,31 @@ impl Registry {
             .manifest(reference, &digest.to_string(), Some(digest), &what)
             .await?
             .bytes)
+    }
+
+    /// Whether a registry has a blob in the repository of `reference`; nothing of it is fetched.
+    ///
+    /// # Errors
+    /// Not allowed, or not reachable.
+    pub async fn has_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
+        let what = format!("{}@{digest}", reference.name());
+        let mut refused = None;
+        for endpoint in self.inner.hosts.for_pull(reference.domain())? {
+            let ask = Ask {
+                method: Method::HEAD,
+                repository: reference.path(),
+                path: format!("blobs/{digest}"),
+                scopes: vec![pull_scope(reference.path())],
+                action: format!("look for blob {what}"),
+            };
+            match self.send(&endpoint, &ask, |request| request).await {
+                Ok(answer) if answer.status().is_success() => return Ok(true),
+                Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {}
+                Ok(answer) => refused = Some(refusal(answer, &ask, &endpoint.host, &what, false).await),
+                Err(error) => refused = Some(error),
+            }
+        }
+        refused.map_or(Ok(false), Err)
     }
 
     async fn manifest(

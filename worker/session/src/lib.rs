@@ -8,7 +8,8 @@
 //! 1. `caller` is the trait the worker asks through; it never asks anybody else for the user's things.
 //! 2. `secret` holds bytes that can be used but not printed.
 //! 3. `ssh` is a handle on an agent of the caller; `agent` serves key files, and keeps builds from changing agents.
-//! 4. `local` answers from this process: paths, values and sockets that were named on the command line.
+//! 4. `local` answers from this process: paths, values and sockets that were named on the command line; `folder` is its
+//!    stores of blobs.
 //! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it.
 //! 6. `received` keeps what clients sent, so that next time only changes travel.
 //! 7. `remote` answers by asking a client (`blobs` for those of its stores); `sessions` finds the client of a build.
@@ -21,6 +22,7 @@ mod secret;
 mod ssh;
 mod agent;
 mod caller;
+mod folder;
 mod local;
 pub mod tunnel;
 pub mod transfer;

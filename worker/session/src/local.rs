@@ -63,6 +63,8 @@ pub struct LocalOptions {
     pub dirs: BTreeMap<String, PathBuf>,
     /// Image layouts by store name.
     pub oci_layouts: BTreeMap<String, PathBuf>,
+    /// Folders of blobs that may be read and written, by the names of the stores (`local:<path>`).
+    pub stores: BTreeMap<String, PathBuf>,
     /// Secrets by id.
     pub secrets: BTreeMap<String, SecretSource>,
     /// Agents by id.
@@ -78,6 +80,7 @@ pub struct LocalCaller {
     id: SessionId,
     dirs: BTreeMap<String, PathBuf>,
     oci_layouts: BTreeMap<String, PathBuf>,
+    stores: BTreeMap<String, PathBuf>,
     secrets: BTreeMap<String, SecretSource>,
     ssh: BTreeMap<String, SshSource>,
     uploads: Mutex<BTreeMap<String, Upload>>,
@@ -90,6 +93,7 @@ impl LocalCaller {
         let LocalOptions {
             dirs,
             oci_layouts,
+            stores,
             secrets,
             ssh,
             uploads,
@@ -99,6 +103,7 @@ impl LocalCaller {
             id,
             dirs,
             oci_layouts,
+            stores,
             secrets,
             ssh,
             uploads: Mutex::new(uploads),
@@ -113,6 +118,7 @@ impl fmt::Debug for LocalCaller {
             .field("id", &self.id)
             .field("dirs", &self.dirs)
             .field("oci_layouts", &self.oci_layouts)
+            .field("stores", &self.stores)
             .field("secrets", &self.secrets.keys())
             .field("ssh", &self.ssh.keys())
             .finish_non_exhaustive()
@@ -136,6 +142,29 @@ impl Caller for LocalCaller {
 
     fn oci_layout(&self, name: &str) -> Option<PathBuf> {
         self.oci_layouts.get(name).cloned()
+    }
+
+    async fn blob(&self, store: &str, digest: &oci::Digest) -> Result<Option<Upload>, SessionError> {
+        match self.stores.get(store) {
+            Some(folder) => crate::folder::read(folder, digest).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn put_blob(
+        &self,
+        store: &str,
+        digest: &oci::Digest,
+        size: u64,
+        contents: Upload,
+    ) -> Result<(), SessionError> {
+        match self.stores.get(store) {
+            Some(folder) => crate::folder::write(folder, digest, size, contents).await,
+            None => Err(SessionError::Refused {
+                doing: format!("write blob {digest} to {store:?}"),
+                reason: "there is no such store".into(),
+            }),
+        }
     }
 
     async fn secret(&self, id: &str) -> Result<Option<Secret>, SessionError> {

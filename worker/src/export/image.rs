@@ -193,6 +193,13 @@ async fn one(
     };
     let made = config::Made::of_layers(platform.result.as_ref(), &stored);
     config::complete(&mut config, &made, diff_ids, epoch, &base);
+    if let Some(keys) = &platform.inline_cache {
+        let layers: Vec<_> = layers
+            .iter()
+            .map(|layer| (layer.descriptor.digest, layer.diff_id))
+            .collect();
+        crate::remote::write_inline(cache, keys, &layers, &mut config);
+    }
     let config_bytes = config.to_json();
     cache.content().put(&config_bytes)?;
     let (manifest_type, config_type) = if attrs.is_oci {

@@ -23,11 +23,12 @@ mod files;
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use cache::{CacheError, ImmutableRef};
 use oci::{Descriptor, Digest, Platform};
 use solver::progress::Sink;
-use solver::{Blame, OpError};
+use solver::{Blame, ExportedKey, OpError};
 
 pub use self::attest::{Attestation, IN_TOTO, PREDICATE_TYPE, Predicate, Subject};
 use crate::worker::{Session, Worker};
@@ -84,6 +85,8 @@ pub struct PlatformResult {
     pub epoch: Option<i64>,
     /// What is stated about it.
     pub attestations: Vec<Attestation>,
+    /// The keys of the result, for a cache inside the image (`--cache-to type=inline`).
+    pub inline_cache: Option<Arc<Vec<ExportedKey>>>,
 }
 
 /// What was built.
