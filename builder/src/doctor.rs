@@ -37,7 +37,7 @@ pub struct Finding {
 }
 
 impl Finding {
-    fn fine(subject: &'static str, what: impl Into<String>) -> Finding {
+    pub(crate) fn fine(subject: &'static str, what: impl Into<String>) -> Finding {
         Finding {
             subject,
             state: State::Fine,
@@ -46,7 +46,7 @@ impl Finding {
         }
     }
 
-    fn less(subject: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    pub(crate) fn less(subject: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
         Finding {
             subject,
             state: State::Less,
@@ -55,7 +55,11 @@ impl Finding {
         }
     }
 
-    fn broken(subject: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Finding {
+    pub(crate) fn broken(
+        subject: &'static str,
+        what: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Finding {
         Finding {
             subject,
             state: State::Broken,

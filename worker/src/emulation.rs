@@ -34,6 +34,31 @@ pub(crate) enum NoEmulator {
     },
 }
 
+/// Platforms that are told of, beside this machine's.
+const PLATFORMS: [&str; 12] = [
+    "linux/amd64",
+    "linux/arm64",
+    "linux/riscv64",
+    "linux/ppc64le",
+    "linux/ppc64",
+    "linux/s390x",
+    "linux/386",
+    "linux/mips64le",
+    "linux/mips64",
+    "linux/loong64",
+    "linux/arm/v7",
+    "linux/arm/v6",
+];
+
+/// What steps can run for on this machine, itself first.
+pub fn platforms() -> Vec<Platform> {
+    let host = Platform::host();
+    let others = PLATFORMS.iter().filter_map(|text| Platform::parse(text).ok());
+    let others = others.filter(|other| *other != host && check(other).is_ok());
+    let others: Vec<Platform> = others.collect();
+    std::iter::once(host).chain(others).collect()
+}
+
 /// Checks that a step for `wanted` can run.
 pub(crate) fn check(wanted: &Platform) -> Result<(), NoEmulator> {
     let host = Platform::host();

@@ -26,6 +26,7 @@ pub mod remote;
 pub mod explain;
 
 pub use cdi::{DeviceError, DeviceGrants, InvalidGrant, KnownDevice};
+pub use emulation::platforms;
 pub use meter::SinkMeter;
 pub use network::Dns;
 pub use ops::exec::ExitError;

@@ -67,6 +67,8 @@ pub enum Command {
     Serve(Box<ServeArgs>),
     /// Connect stdin and stdout to a daemon (for ssh)
     DialStdio(DialStdioArgs),
+    /// List what builds: platforms, labels, devices, gc policies
+    Workers(WorkersArgs),
     /// Say what this machine can and cannot do, and how to get what is missing
     Doctor(DoctorArgs),
     /// Copy the program into a folder, with the link `build`
@@ -413,12 +415,32 @@ pub struct DialStdioArgs {
     pub addr: Option<String>,
 }
 
+/// `workers`
+#[derive(Debug, Args)]
+pub struct WorkersArgs {
+    /// Only workers that are so: id==…, labels.NAME==…; of a daemon
+    #[arg(long, short = 'f', value_name = "FILTER", requires = "addr")]
+    pub filter: Vec<String>,
+    /// Show everything known
+    #[arg(long, short = 'v')]
+    pub verbose: bool,
+    /// Print one JSON object a line
+    #[arg(long)]
+    pub json: bool,
+    /// Of a daemon instead of this machine.
+    #[command(flatten)]
+    pub remote: RemoteFlags,
+}
+
 /// `doctor`
 #[derive(Debug, Args)]
 pub struct DoctorArgs {
     /// Print as JSON
     #[arg(long)]
     pub json: bool,
+    /// A daemon instead of this machine.
+    #[command(flatten)]
+    pub remote: RemoteFlags,
 }
 
 /// `install`

@@ -1,6 +1,7 @@
-//! `doctor`: what this machine can and cannot do, in plain words.
+//! `doctor`: what this machine, or a daemon, can and cannot do, in plain words.
 use super::args::{DoctorArgs, Global};
 use super::exit::ExitStatus;
+use crate::client;
 use crate::config::Config;
 use crate::doctor::{Finding, State, examine};
 use anyhow::Result;
@@ -10,7 +11,15 @@ use std::io::Write;
 /// Prints every finding; fails if steps cannot run.
 pub(super) fn run(global: &Global, args: &DoctorArgs) -> Result<ExitStatus> {
     let config = Config::load(global.root.clone())?;
-    let findings = examine(&config);
+    // Only when it is said: a variable for builds must not keep the machine from being looked at.
+    let remote = match args.remote.addr {
+        Some(_) => args.remote.find(&config.environment)?,
+        None => None,
+    };
+    let findings = match &remote {
+        Some(remote) => client::checkup(remote)?,
+        None => examine(&config),
+    };
     let mut out = std::io::stdout().lock();
     for finding in &findings {
         match args.json {
@@ -18,7 +27,7 @@ pub(super) fn run(global: &Global, args: &DoctorArgs) -> Result<ExitStatus> {
             false => print(&mut out, finding)?,
         }
     }
-    if !args.json {
+    if !args.json && remote.is_none() {
         writeln!(out, "  store            {}", config.root.display())?;
     }
     let is_broken = findings.iter().any(|finding| finding.state == State::Broken);

@@ -28,6 +28,7 @@ mod pin;
 mod serve_flags;
 mod serve;
 mod history;
+mod workers;
 mod doctor;
 mod install;
 mod report;
@@ -68,6 +69,7 @@ pub fn run(cli: Cli) -> Result<ExitStatus> {
         Command::Prune(args) => store::prune(&cli.global, &args),
         Command::Serve(args) => serve::run(&cli.global, &args),
         Command::DialStdio(args) => serve::dial(&cli.global, &args),
+        Command::Workers(args) => workers::run(&cli.global, &args),
         Command::Doctor(args) => doctor::run(&cli.global, &args),
         Command::Install(args) => install::run(&args),
         Command::Completion(args) => install::completion(&args),

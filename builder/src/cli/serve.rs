@@ -15,7 +15,6 @@ use crate::history::Limits;
 use crate::request::Entitlements;
 use crate::units;
 use anyhow::{Context, Result};
-use std::path::Path;
 use tokio::io::AsyncWriteExt;
 use tokio::sync::oneshot;
 
@@ -181,20 +180,12 @@ fn engine_config(config: &mut Config, file: DaemonFile) {
     if worker.max_parallelism.is_some() {
         config.file.worker.max_parallelism = worker.max_parallelism;
     }
-    config.least_ceiling = worker.gc.least_ceiling(disk_bytes(&config.root));
+    config.least_ceiling = worker.gc.least_ceiling(daemon::disk_bytes(&config.root));
     config.steps = Steps {
         dns: file.dns.unwrap_or_default(),
         share_network: worker.network == NetworkMode::Host,
         cgroup_parent: worker.cgroup_parent,
     };
-}
-
-/// The size of the disk a folder is on, or will be.
-fn disk_bytes(folder: &Path) -> u64 {
-    let measured = folder
-        .ancestors()
-        .find_map(|folder| rustix::fs::statvfs(folder).ok());
-    measured.map_or(0, |disk| disk.f_blocks.saturating_mul(disk.f_frsize))
 }
 
 /// The number of a group.

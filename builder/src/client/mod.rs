@@ -16,7 +16,9 @@ mod connect;
 mod attach;
 mod solve;
 mod usage;
+mod checkup;
 
+pub use checkup::checkup;
 pub use connect::{Address, AddressError, ConnectError, Remote, TlsFiles};
 pub(crate) use in_process::new_id;
 pub use in_process::{Setting, build, open, runtime};
@@ -24,4 +26,4 @@ pub use signals::Signals;
 pub use solve::build_on;
 pub use store::{hosts, open_store};
 pub use transfer::{Shown, TransferError, digests, pull, push};
-pub use usage::{Pruning, disk_usage, prune};
+pub use usage::{Pruning, disk_usage, prune, workers};

@@ -1,4 +1,4 @@
-//! `du` and `prune` on a daemon.
+//! `du`, `prune` and `workers` on a daemon.
 //!
 //! ```text
 //! DiskUsage, Prune ─▶ records of the wire ─▶ cache::UsageRecord, as the store here would say it
@@ -8,7 +8,8 @@ use super::in_process::runtime;
 use super::solve::failure;
 use crate::build::BuildError;
 use api::control::control_client::ControlClient;
-use api::control::{DiskUsageRequest, PruneRequest};
+use api::control::{DiskUsageRequest, ListWorkersRequest, PruneRequest};
+use api::types::WorkerRecord;
 use cache::{RecordKind, UsageRecord};
 use std::time::{Duration, SystemTime};
 
@@ -24,6 +25,21 @@ pub fn disk_usage(remote: &Remote) -> Result<Vec<UsageRecord>, BuildError> {
             .await
             .map_err(failure)?;
         Ok(answer.into_inner().record.into_iter().map(record).collect())
+    })
+}
+
+/// The workers of a daemon, those that filters choose.
+///
+/// # Errors
+/// It cannot be reached, or refuses.
+pub fn workers(remote: &Remote, filters: &[String]) -> Result<Vec<WorkerRecord>, BuildError> {
+    let asked = ListWorkersRequest {
+        filter: filters.to_vec(),
+    };
+    runtime()?.block_on(async {
+        let mut control = ControlClient::new(remote.connect().await?);
+        let answer = control.list_workers(asked).await.map_err(failure)?;
+        Ok(answer.into_inner().record)
     })
 }
 

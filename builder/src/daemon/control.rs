@@ -7,6 +7,7 @@ use super::policy::Policy;
 use super::run::{Request as Solve, Runner};
 use super::traces::TraceContext;
 use crate::build::{CacheEntry, Rules};
+use super::worker_info::{WorkerInfo, version};
 use crate::history::{Change, ChangeKind, Query, Record, Stamp};
 use api::control::CacheOptionsEntry;
 use api::control::control_server::Control;
@@ -16,12 +17,11 @@ use api::control::{
     ListWorkersRequest, ListWorkersResponse, PruneRequest, SolveRequest, SolveResponse, StatusRequest,
     StatusResponse, UpdateBuildHistoryRequest, UpdateBuildHistoryResponse, UsageRecord,
 };
-use api::types::{BuildkitVersion, CdiDevice, WorkerRecord};
+use api::types::WorkerRecord;
 use cache::{Filter, PruneOptions};
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
 use session::{Attachment, tunnel};
-use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -44,50 +44,6 @@ const CLOCK: &str = "buildkit-current-timestamp";
 pub(super) struct ControlService {
     pub(super) runner: Arc<Runner>,
     pub(super) worker: Arc<WorkerInfo>,
-}
-
-/// What is said of this daemon's one worker.
-#[derive(Debug)]
-pub(super) struct WorkerInfo {
-    /// Its id, the same at every start.
-    pub(super) id: String,
-    /// Its labels.
-    pub(super) labels: BTreeMap<String, String>,
-    /// What it builds for; the first is the default.
-    pub(super) platforms: Vec<oci::Platform>,
-}
-
-impl WorkerInfo {
-    /// As the wire has it.
-    pub(super) fn record(&self) -> WorkerRecord {
-        WorkerRecord {
-            id: self.id.clone(),
-            labels: self.labels.clone(),
-            platforms: self.platforms.iter().map(platform).collect(),
-            buildkit_version: Some(version()),
-            ..WorkerRecord::default()
-        }
-    }
-}
-
-pub(super) fn platform(platform: &oci::Platform) -> llb::proto::Platform {
-    llb::proto::Platform {
-        architecture: platform.architecture.clone(),
-        os: platform.os.clone(),
-        variant: platform.variant.clone().unwrap_or_default(),
-        os_version: platform.os_version.clone().unwrap_or_default(),
-        os_features: platform.os_features.clone(),
-    }
-}
-
-fn version() -> BuildkitVersion {
-    BuildkitVersion {
-        package: "builder".into(),
-        // Clients ask for features by BuildKit's version; this is the one whose behaviour is followed.
-        version: "v0.26.0".into(),
-        revision: env!("CARGO_PKG_VERSION").into(),
-        ..BuildkitVersion::default()
-    }
 }
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -185,18 +141,8 @@ impl Control for ControlService {
         &self,
         request: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let worker = self.runner.engine.worker.clone();
-        let mut record = self.worker.record();
-        record.cdi_devices = blocking(move || worker.devices())
-            .await?
-            .into_iter()
-            .map(|device| CdiDevice {
-                name: device.name,
-                auto_allow: device.allows_itself,
-                annotations: device.annotations,
-                on_demand: false,
-            })
-            .collect();
+        let (info, worker) = (self.worker.clone(), self.runner.engine.worker.clone());
+        let record = blocking(move || info.whole(&worker)).await?;
         let filter = request.into_inner().filter;
         let is_meant = filter.is_empty() || filter.iter().any(|filter| selects(filter, &record));
         let record = is_meant.then_some(record).into_iter().collect();

@@ -7,7 +7,7 @@
 //! Refs are solved when something needs them; they are held until the build ends.
 use super::builds::Build;
 use super::containers;
-use super::control::{WorkerInfo, blocking, internal};
+use super::control::{blocking, internal};
 use super::errors::Failure;
 use super::image_frontend::{Guest, Question};
 use super::policy;
@@ -15,6 +15,7 @@ use super::result::{LazyRef, Refs, Solved};
 use super::run::{Runner, evaluate};
 use super::source_meta::Asker;
 use crate::build::{CacheEntry, Rules, Scope};
+use super::worker_info::WorkerInfo;
 use api::gateway::llb_bridge_server::LlbBridge;
 use api::gateway::{
     EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,

@@ -11,12 +11,12 @@
 //!
 //! It may use nothing the build was not granted, and has a network like that of a step, or none where its label says so.
 use super::builds::Build;
-use super::control::WorkerInfo;
 use super::errors::Failure;
 use super::gateway::GatewayService;
 use super::result::Solved;
 use super::run::Runner;
 use super::start::MAX_MESSAGE;
+use super::worker_info::WorkerInfo;
 use crate::build::attest::ImageSource as Seen;
 use crate::build::{Bridge, Rules, Scope, ScopeRequest, guarded};
 use api::gateway::llb_bridge_server::LlbBridgeServer;
@@ -293,8 +293,8 @@ fn workers(worker: &WorkerInfo) -> String {
     let version = record.buildkit_version.unwrap_or_default();
     json!([{
         "id": worker.id,
-        "labels": worker.labels,
-        "platforms": worker.platforms,
+        "labels": worker.labels(),
+        "platforms": worker.platforms(),
         "gcPolicy": null,
         "buildkitVersion": {"package": version.package, "version": version.version, "revision": version.revision},
         "cdiDevices": null,

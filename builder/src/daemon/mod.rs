@@ -22,6 +22,7 @@ mod errors;
 mod result;
 mod containers;
 mod builds;
+mod worker_info;
 mod output;
 mod statements; // what is stated about results
 mod observe;
@@ -47,3 +48,4 @@ pub(crate) use errors::ADVICE;
 pub use listen::{Address, AddressError, Owner, TlsFiles};
 pub use notify::Notify;
 pub use start::{Served, Service, Stop, serve};
+pub(crate) use worker_info::{WorkerInfo, disk_bytes};

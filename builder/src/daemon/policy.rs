@@ -113,7 +113,7 @@ impl Judge {
             }
             let platform = platform.cloned().unwrap_or_else(Platform::host);
             let question = CheckPolicyRequest {
-                platform: Some(super::control::platform(&platform)),
+                platform: Some(super::worker_info::platform(&platform)),
                 source: Some(known),
                 ..CheckPolicyRequest::default()
             };

@@ -8,7 +8,6 @@
 //! The build is a task of its own. When the call is dropped, because the client is gone, the build is called off, and ends
 //! in order: its steps stop, its record is filed, its log is closed.
 use super::builds::{Build, Builds};
-use super::control::WorkerInfo;
 use super::ending::Left;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
@@ -20,6 +19,7 @@ use super::records;
 use super::result::{CONFIG, LazyRef, Solved};
 use super::statements::{Stated, Statements};
 use super::traces::{TraceContext, Traces};
+use super::worker_info::WorkerInfo;
 use crate::build::attest::{Asked, Run};
 use crate::build::caches::{self, Export};
 use crate::build::{

@@ -5,7 +5,7 @@
 //! ```
 use super::builds::Builds;
 use super::content::ContentService;
-use super::control::{ControlService, WorkerInfo};
+use super::control::ControlService;
 use super::gateway::GatewayService;
 use super::listen::{Address, AddressError, Listener, Owner, TlsFiles, listen};
 use super::notify::Notify;
@@ -14,6 +14,7 @@ use super::observe::debug;
 use super::run::Runner;
 use super::traces::{Collector, Exporter, Traces};
 use super::upkeep;
+use super::worker_info::WorkerInfo;
 use crate::build::{BuildError, Engine};
 use crate::config::{Frontends, Gc, Tracing};
 use crate::history::{History, Limits};
@@ -115,14 +116,8 @@ pub async fn serve(
     let exporter = otlp.map(Exporter::start).transpose();
     let exporter = exporter.map_err(|error| machine("set up traces", error))?;
     let traces = Traces::new(exporter, service.tracing.resource);
-    let worker = Arc::new(WorkerInfo {
-        id: worker_id(&root),
-        labels: labels(service.labels),
-        platforms: match service.platforms.is_empty() {
-            true => vec![oci::Platform::host()],
-            false => service.platforms,
-        },
-    });
+    let worker = WorkerInfo::new(&root, service.labels, service.platforms, service.gc.clone());
+    let worker = Arc::new(worker);
     let runner = Arc::new(Runner {
         engine: Arc::new(engine),
         sessions: Sessions::new(Arc::new(received)),
@@ -286,24 +281,6 @@ fn tls(files: &TlsFiles) -> Result<ServerTlsConfig, BuildError> {
         Some(path) => config.client_ca_root(Certificate::from_pem(read(path)?)),
         None => config,
     })
-}
-
-/// The same at every start on the same store.
-fn worker_id(root: &std::path::Path) -> String {
-    oci::Digest::of(root.as_os_str().as_encoded_bytes()).hex()[..25].to_owned()
-}
-
-fn labels(own: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    [
-        ("org.mobyproject.buildkit.worker.executor", "builder"),
-        ("org.mobyproject.buildkit.worker.hostname", hostname.as_str()),
-        ("org.mobyproject.buildkit.worker.snapshotter", "overlayfs"),
-    ]
-    .into_iter()
-    .map(|(key, value)| (key.to_owned(), value.to_owned()))
-    .chain(own)
-    .collect()
 }
 
 fn machine(doing: &str, error: impl std::fmt::Display) -> BuildError {
