@@ -14,8 +14,8 @@ use super::policy;
 use super::result::{LazyRef, Refs, Solved};
 use super::run::{Runner, evaluate};
 use super::source_meta::Asker;
-use crate::build::{CacheEntry, Rules, Scope};
 use super::worker_info::WorkerInfo;
+use crate::build::{CacheEntry, Rules, Scope};
 use api::gateway::llb_bridge_server::LlbBridge;
 use api::gateway::{
     EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,
