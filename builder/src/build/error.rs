@@ -1,5 +1,5 @@
 //! Why a build gave nothing, with all a person needs to mend it.
-use super::attest::AskedError;
+use super::attest::{AskedError, ClaimError, ScanError};
 use super::sources::{Denied, PolicyError};
 use solver::{Blame, OpError, SolveError};
 use std::ops::RangeInclusive;
@@ -34,6 +34,12 @@ pub enum BuildError {
     /// What is to be stated about the build makes no sense.
     #[error(transparent)]
     Attestations(#[from] AskedError),
+    /// What is in the result cannot be found out.
+    #[error(transparent)]
+    Scan(#[from] ScanError),
+    /// What a scanner wrote cannot be read.
+    #[error(transparent)]
+    Claim(#[from] ClaimError),
     /// It cannot be stated.
     #[error(transparent)]
     Statement(OpError),
@@ -117,12 +123,17 @@ impl BuildError {
             BuildError::NotAllowed { .. }
             | BuildError::Options(_)
             | BuildError::Attestations(_)
+            | BuildError::Claim(_)
             | BuildError::Denied(_)
             | BuildError::Policy(_)
             | BuildError::NoQuestion(_)
             | BuildError::Cache(_)
             | BuildError::Cancelled { .. } => Blame::User,
             BuildError::Statement(error) => error.blame(),
+            BuildError::Scan(ScanError::Image { source, .. }) => {
+                super::bridge::blame_of(source).unwrap_or(Blame::User)
+            }
+            BuildError::Scan(_) => Blame::User,
             BuildError::Export { blame, .. }
             | BuildError::CacheExport { blame, .. }
             | BuildError::Remote { blame, .. } => *blame,

@@ -11,11 +11,12 @@ pub(crate) mod caches; // --cache-from, --cache-to
 mod docker_daemon;
 pub(crate) mod host_gateway; // the machine's address among the names of --add-host
 pub(crate) mod attest; // what is stated about a build
+mod statements; // all of it of one build
 mod outcome;
 pub(crate) mod outputs;
 mod run;
 
-pub use attest::AskedError;
+pub use attest::{AskedError, ClaimError, ScanError};
 pub(crate) use attest::{Request as ScopeRequest, Scope};
 pub(crate) use bridge::{Bridge, image_of};
 pub use caches::{CacheEntry, EntryError};

@@ -3,21 +3,21 @@
 //! ```text
 //! 1 ask the frontend, import caches ─▶ 2 check what it wants ─▶ 3 solve every platform at once ─▶ 4 give out ─▶ Outcome
 //! ```
-use super::attest::{Asked, Request, Run, Scope, Stating, pins};
+use super::attest::{Asked, Request, Run, Scope};
 use super::bridge::Bridge;
 use super::caches::{self, Export};
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
 use super::sources::{Guard, Rules, guarded};
+use super::statements::statements;
 use super::{BuildError, host_gateway, permissions};
 use crate::request::BuildRequest;
 use cache::{Cache, ImmutableRef};
 use frontend::{Answer, Options};
 use futures_util::future::try_join_all;
 use solver::{Job, Solver};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
-use worker::export::Attestation;
 use worker::{Session, Worker};
 
 /// The frontend that answers.
@@ -46,7 +46,7 @@ pub async fn run(
     outputs::check(request)?;
     let exports = exports(request)?;
     let attributes = request.attributes();
-    let asked = Asked::parse(&attributes)?.check()?;
+    let asked = Asked::parse(&attributes)?;
     let options = options(engine, &attributes, &session).await?;
     let scope = Scope::outermost(Request::default()).inner(Request {
         frontend: FRONTEND.to_owned(),
@@ -60,7 +60,7 @@ pub async fn run(
         job,
         session: session.clone(),
         definition_step,
-        scope: scope.clone(),
+        scope,
         guard: guard.clone(),
     };
     if let Some(question) = &request.question {
@@ -76,14 +76,14 @@ pub async fn run(
     let importing = caches::import(engine, job, &session, &request.cache_from);
     let (answer, ()) = tokio::join!(frontend::build(&bridge, &options), importing);
     let mut answer = answer?;
-    if let Some(guard) = guard {
+    if let Some(guard) = &guard {
         for platform in &mut answer.platforms {
-            platform.definition = guarded(&*guard, &platform.definition).await?;
+            platform.definition = guarded(&**guard, &platform.definition).await?;
         }
     }
     check(&answer, request)?;
     let mut built = solve(job, answer).await?;
-    built.attestations = statements(job, &scope, &run, &asked, &built.answer)?;
+    built.attestations = statements(&bridge, request, (&asked, &run), &built.answer).await?;
     let mut outcome = outputs::give(engine, job, &session, request, &built, &exports).await?;
     outcome
         .response
@@ -142,40 +142,6 @@ async fn caches(
 fn exports(request: &BuildRequest) -> Result<Vec<Export>, BuildError> {
     let exports = request.cache_to.iter().map(|entry| entry.export());
     Ok(exports.collect::<Result<_, _>>()?)
-}
-
-/// What is stated of each platform's result.
-fn statements(
-    job: &Job<ImmutableRef>,
-    scope: &Scope,
-    run: &Arc<Run>,
-    asked: &Asked,
-    answer: &Answer,
-) -> Result<Vec<Vec<Attestation>>, BuildError> {
-    let Some(asked) = &asked.provenance else {
-        return Ok(Vec::new());
-    };
-    let platforms: Vec<_> = answer
-        .platforms
-        .iter()
-        .map(|platform| platform.platform.clone())
-        .collect();
-    let stating = Stating {
-        asked,
-        run,
-        pins: &pins(&job.report()),
-        platforms: &platforms,
-        results: &BTreeSet::new(),
-    };
-    let stated = answer.platforms.iter().map(|platform| {
-        // Of nothing there is nothing to say.
-        if platform.definition.is_scratch() {
-            return Ok(Vec::new());
-        }
-        let stated = stating.of(scope, &platform.definition, Some(&platform.platform));
-        Ok(vec![stated.map_err(BuildError::Statement)?])
-    });
-    stated.collect()
 }
 
 /// Who decides about the sources, if the request says anything of them.

@@ -6,6 +6,7 @@
 //!
 //! Refs are solved when something needs them; they are held until the build ends.
 use super::builds::Build;
+use super::claims::{self, FrontendClaim};
 use super::containers;
 use super::control::{blocking, internal};
 use super::errors::Failure;
@@ -18,9 +19,9 @@ use super::worker_info::WorkerInfo;
 use crate::build::{CacheEntry, Rules, Scope};
 use api::gateway::llb_bridge_server::LlbBridge;
 use api::gateway::{
-    EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse, NewContainerRequest,
-    NewContainerResponse, PingRequest, PongResponse, ReadDirRequest, ReadDirResponse, ReadFileRequest,
-    ReadFileResponse, Ref, RefMap, ReleaseContainerRequest, ReleaseContainerResponse,
+    Attestations, EvaluateRequest, EvaluateResponse, ExecMessage, InputsRequest, InputsResponse,
+    NewContainerRequest, NewContainerResponse, PingRequest, PongResponse, ReadDirRequest, ReadDirResponse,
+    ReadFileRequest, ReadFileResponse, Ref, RefMap, ReleaseContainerRequest, ReleaseContainerResponse,
     ResolveImageConfigRequest, ResolveImageConfigResponse, ResolveSourceMetaRequest,
     ResolveSourceMetaResponse, Result as WireResult, ReturnRequest, ReturnResponse, SolveRequest,
     SolveResponse, StatFileRequest, StatFileResponse, WarnRequest, WarnResponse, result,
@@ -61,6 +62,7 @@ const FRONTEND_CAPS: &[&str] = &[
     "proto.refarray",
     "readdir",
     "readfile",
+    "reference.attestations",
     "reference.output",
     "resolveimage",
     "resolveimage.resolvemode",
@@ -490,18 +492,19 @@ fn wire_result(solved: &Solved) -> WireResult {
     WireResult {
         result: Some(result),
         metadata: solved.metadata.clone(),
-        attestations: BTreeMap::new(),
+        attestations: solved
+            .claims
+            .iter()
+            .map(|(platform, claims)| {
+                let attestation = claims.iter().map(FrontendClaim::to_wire).collect();
+                (platform.clone(), Attestations { attestation })
+            })
+            .collect(),
     }
 }
 
 /// What a client's frontend answers, with its ids as the refs they name.
 fn solved_of(build: &Build, result: WireResult) -> Result<Solved, Failure> {
-    if !result.attestations.is_empty() {
-        return Err(Failure::new(
-            Code::Unimplemented,
-            "attestations of a frontend are not supported yet",
-        ));
-    }
     let find = |id: &str| {
         if id.is_empty() {
             Ok(None)
@@ -531,6 +534,7 @@ fn solved_of(build: &Build, result: WireResult) -> Result<Solved, Failure> {
     Ok(Solved {
         refs,
         metadata: result.metadata,
+        claims: claims::of_wire(build, result.attestations)?,
     })
 }
 

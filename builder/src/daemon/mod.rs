@@ -25,6 +25,7 @@ mod builds;
 mod worker_info;
 mod output;
 mod statements; // what is stated about results
+mod claims; // what frontends and scanners state
 mod observe;
 mod policy;
 mod imports;

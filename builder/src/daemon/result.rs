@@ -4,6 +4,7 @@
 //! frontend::Answer ─┐
 //! wire Result ──────┴─▶ Solved { refs, metadata } ─▶ export::Source
 //! ```
+use super::claims::FrontendClaim;
 use super::errors::Failure;
 use crate::build::Scope;
 use bytes::Bytes;
@@ -78,6 +79,8 @@ pub(super) enum Refs {
 pub(super) struct Solved {
     pub(super) refs: Refs,
     pub(super) metadata: BTreeMap<String, Bytes>,
+    /// What is claimed of them, by platform.
+    pub(super) claims: BTreeMap<String, Vec<FrontendClaim>>,
 }
 
 impl Solved {
@@ -86,6 +89,7 @@ impl Solved {
         Solved {
             refs: Refs::One(one),
             metadata: BTreeMap::new(),
+            claims: BTreeMap::new(),
         }
     }
 
@@ -132,15 +136,40 @@ impl Solved {
             true => Refs::Many(many),
             false => Refs::One(many.into_values().next().flatten()),
         };
-        Solved { refs, metadata }
+        Solved {
+            refs,
+            metadata,
+            claims: BTreeMap::new(),
+        }
     }
 
     /// All refs.
     pub(super) fn each(&self) -> Vec<Arc<LazyRef>> {
-        match &self.refs {
+        let mut all: Vec<Arc<LazyRef>> = match &self.refs {
             Refs::One(one) => one.iter().cloned().collect(),
             Refs::Many(many) => many.values().flatten().cloned().collect(),
-        }
+        };
+        let claims = self.claims.values().flatten();
+        all.extend(claims.filter_map(|claim| claim.files.clone()));
+        all
+    }
+
+    /// Every ref that is no scratch, with the id of its platform.
+    pub(super) fn by_platform(&self) -> Result<Vec<(String, Arc<LazyRef>)>, Failure> {
+        let refs = match &self.refs {
+            Refs::One(one) => {
+                let named = self.named_platforms()?.into_iter().next();
+                let id = named.map_or_else(|| Platform::host().to_string(), |(id, _)| id);
+                one.iter().map(|one| (id.clone(), one.clone())).collect()
+            }
+            Refs::Many(many) => {
+                let refs = many
+                    .iter()
+                    .filter_map(|(id, one)| Some((id.clone(), one.clone()?)));
+                refs.collect()
+            }
+        };
+        Ok(refs)
     }
 
     /// The ref of a platform.

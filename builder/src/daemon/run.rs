@@ -8,6 +8,7 @@
 //! The build is a task of its own. When the call is dropped, because the client is gone, the build is called off, and ends
 //! in order: its steps stop, its record is filed, its log is closed.
 use super::builds::{Build, Builds};
+use super::claims::{self, Scan};
 use super::ending::Left;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
@@ -110,7 +111,7 @@ impl Runner {
             return Err(Failure::new(Code::Unavailable, "the daemon is shutting down"));
         }
         self.builds.check_free(&request.id)?;
-        let asked = Asked::parse(&request.attributes)?.check()?;
+        let asked = Asked::parse(&request.attributes)?;
         let allowed = self.entitlements(&request.entitlements)?;
         let (build, running) = self.begin(&request, allowed)?;
         self.builds.begin(&build)?;
@@ -188,10 +189,22 @@ impl Runner {
         let (mut metadata, mut given, mut stated) = (BTreeMap::new(), Given::default(), Stated::default());
         let work = async {
             imports::import(&self.engine, &build, &request.imports).await;
-            let solved = self.result(&build, &request, allowed).await?;
+            let mut solved = self.result(&build, &request, allowed).await?;
+            if let Some(sbom) = &asked.sbom {
+                let scan = Scan {
+                    runner: &self,
+                    build: &build,
+                    scope: &Scope::outermost(ScopeRequest::default()),
+                    guard: policy::guard(&self, &build, Rules::default()),
+                    asked: sbom,
+                    attributes: &request.attributes,
+                };
+                scan.add(&mut solved, &BTreeMap::new()).await?;
+            }
             metadata = records::metadata(&solved);
             let platforms = solved.platforms(&build.job).await?;
             let (mut platforms, keys) = self.with_caches(platforms, &request.exports);
+            claims::read(&build, &solved, &mut platforms).await?;
             let all = Statements::new(&build, &run, &solved, &platforms);
             all.add(&asked, &mut platforms)?;
             if running.is_some() {
@@ -438,7 +451,7 @@ impl Runner {
             }
         }
         let mut fault = None;
-        let solved = Solved::of_answer(answer, &question.scope, || {
+        let mut solved = Solved::of_answer(answer, &question.scope, || {
             id().unwrap_or_else(|failure| {
                 fault = Some(failure);
                 String::new()
@@ -449,6 +462,17 @@ impl Runner {
         }
         for one in solved.each() {
             build.hold(&one)?;
+        }
+        if let Some(sbom) = &Asked::parse(&question.attributes).map_err(Failure::from)?.sbom {
+            let scan = Scan {
+                runner: self,
+                build,
+                scope: &question.scope,
+                guard,
+                asked: sbom,
+                attributes: &question.attributes,
+            };
+            scan.add(&mut solved, &BTreeMap::new()).await?;
         }
         Ok(solved)
     }

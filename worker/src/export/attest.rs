@@ -40,6 +40,8 @@ pub struct Attestation {
     pub predicate_type: String,
     /// The name of the file it is written to beside files.
     pub file: String,
+    /// Says what is in the image itself, in the words of SPDX.
+    pub is_core_sbom: bool,
     /// For images only, and never the reason to make an index of an archive.
     pub is_inline_only: bool,
     /// What it is about; empty: what was built.

@@ -70,9 +70,6 @@ pub(crate) struct Sbom {
 /// Why it cannot be read what is asked for.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskedError {
-    /// A scan of the result.
-    #[error("attestations of type \"sbom\" are not supported yet")]
-    NoScan,
     /// There is no such statement.
     #[error("unknown attestation type {0:?}")]
     Kind(String),
@@ -115,14 +112,6 @@ impl Asked {
             }
         }
         Ok(asked)
-    }
-
-    /// Refuses what cannot be stated.
-    pub(crate) fn check(self) -> Result<Asked, AskedError> {
-        match self.sbom {
-            Some(_) => Err(AskedError::NoScan),
-            None => Ok(self),
-        }
     }
 }
 

@@ -20,10 +20,16 @@ mod materials; // sources as statements name them
 mod op_json; // ops as BuildKit prints them
 mod steps; // a definition, step by step
 mod provenance; // all of it as a predicate
+mod scan; // a scanner's run as a definition
+mod bundle; // statements in files
 
 pub use asked::AskedError;
-pub(crate) use asked::{Asked, Provenance};
+pub(crate) use asked::{Asked, Provenance, Sbom};
+pub use bundle::ClaimError;
+pub(crate) use bundle::{Claim, SPDX, core_first};
 pub(crate) use capture::{ImageSource, pins};
 pub(crate) use provenance::Stating;
 pub(crate) use run::Run;
+pub use scan::ScanError;
+pub(crate) use scan::Scanner;
 pub(crate) use scope::{Request, Scope};

@@ -67,6 +67,7 @@ impl Stating<'_> {
         Ok(Attestation {
             predicate_type: document.version_uri().to_owned(),
             file: self.asked.file.clone(),
+            is_core_sbom: false,
             is_inline_only: self.asked.is_inline_only,
             subjects: Vec::new(),
             predicate: Arc::new(document),
