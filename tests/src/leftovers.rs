@@ -16,7 +16,10 @@ impl Leftovers {
     pub fn look(root: &Path) -> Leftovers {
         let files = ["ingest", "active"]
             .iter()
-            .flat_map(|folder| names(root.join(folder)))
+            .flat_map(|folder| {
+                let all = names(root.join(folder)).into_iter();
+                all.map(move |name| format!("{folder}/{name}"))
+            })
             .collect();
         let root = root.display().to_string();
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

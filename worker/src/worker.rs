@@ -331,12 +331,20 @@ impl Session {
         self.entitlements
     }
 
-    /// The session of the build that wants this vertex.
+    /// The session of the build that wants this vertex: of several the first whose client is there.
     ///
     /// # Errors
     /// An op was called for a job without a session: a mistake of this program.
     pub fn of(ctx: &OpContext) -> Result<Arc<Session>, OpError> {
-        ctx.group::<Session>()
+        let all: Vec<_> = ctx
+            .groups()
+            .into_iter()
+            .filter_map(|group| group.downcast::<Session>().ok())
+            .collect();
+        let living = all.iter().find(|session| !session.caller().is_gone());
+        living
+            .or(all.first())
+            .cloned()
             .ok_or_else(|| OpError::internal("the job of this step has no session"))
     }
 }

@@ -141,9 +141,9 @@ async fn one(
                 .cache
                 .work_dir()
                 .map_err(|error| internal("make a folder for the output", &error))?;
-            let path = made.path().join("out");
-            folder = Some(made);
-            Some(Dest::Dir(path))
+            let made = Arc::new(made);
+            folder = Some(made.clone());
+            Some(Dest::Aside(made))
         }
         Kind::Oci | Kind::Docker if exporter.wants_blobs() => Some(Dest::Caller),
         Kind::Oci | Kind::Docker | Kind::Tar => {

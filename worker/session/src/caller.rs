@@ -191,6 +191,11 @@ pub trait Caller: Send + Sync + fmt::Debug {
     /// The session's name; enters the ids of one-shot sources, never a cache key.
     fn id(&self) -> &SessionId;
 
+    /// Whether it was there and is there no more, or was waited for in vain.
+    fn is_gone(&self) -> bool {
+        false
+    }
+
     /// A directory by its name in the build (`context`, `dockerfile`, a named context), there to be read when this returns.
     async fn local_dir(&self, request: &LocalRequest, meter: Meter)
     -> Result<Option<LocalDir>, SessionError>;

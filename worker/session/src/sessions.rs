@@ -15,6 +15,7 @@ use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -68,6 +69,12 @@ impl Sessions {
         let mut ids: Vec<String> = self.open.lock().keys().cloned().collect();
         ids.sort();
         ids
+    }
+
+    /// Whether the session of an id is open.
+    fn is_open(&self, id: &str) -> bool {
+        let id = id.rsplit(':').next().unwrap_or(id);
+        self.open.lock().contains_key(id)
     }
 
     /// Contexts that are kept.
@@ -168,6 +175,8 @@ async fn watch(channel: Channel) {
 pub struct LateCaller {
     id: SessionId,
     sessions: Arc<Sessions>,
+    /// Whether it was found, or waited for in vain.
+    was_asked: AtomicBool,
 }
 
 impl LateCaller {
@@ -176,13 +185,18 @@ impl LateCaller {
         LateCaller {
             id: SessionId::new(id),
             sessions,
+            was_asked: AtomicBool::new(false),
         }
     }
 
     async fn caller(&self) -> Result<Option<Arc<RemoteCaller>>, SessionError> {
         match self.id.as_str() {
             "" => Ok(None),
-            id => self.sessions.get(id).await.map(Some),
+            id => {
+                let found = self.sessions.get(id).await;
+                self.was_asked.store(true, Ordering::Relaxed);
+                found.map(Some)
+            }
         }
     }
 }
@@ -191,6 +205,10 @@ impl LateCaller {
 impl Caller for LateCaller {
     fn id(&self) -> &SessionId {
         &self.id
+    }
+
+    fn is_gone(&self) -> bool {
+        self.was_asked.load(Ordering::Relaxed) && !self.sessions.is_open(self.id.as_str())
     }
 
     async fn local_dir(

@@ -47,6 +47,10 @@ pub(super) async fn give(
     blocking(move || match dest {
         Dest::Writer(writer) => write(&cache, &built, &attrs, for_docker, &mut Tar::new(writer)),
         Dest::Dir(folder) => write(&cache, &built, &attrs, for_docker, &mut Folder { folder }),
+        Dest::Aside(aside) => {
+            let folder = aside.path().join("out");
+            write(&cache, &built, &attrs, for_docker, &mut Folder { folder })
+        }
         Dest::Caller => Err(ExportError::NoDestination),
     })
     .await

@@ -77,7 +77,7 @@ pub(super) async fn give(
     }
     parts.sort_by(|a, b| a.folder.as_bytes().cmp(b.folder.as_bytes()));
     let _activity = sink.begin(
-        if matches!(dest, Dest::Dir(_)) {
+        if matches!(dest, Dest::Dir(_) | Dest::Aside(_)) {
             "copying files"
         } else {
             "sending tarball"
@@ -87,6 +87,8 @@ pub(super) async fn give(
     let delete = attrs.delete;
     blocking(move || match dest {
         Dest::Dir(folder) => to_dir(&parts, &folder, delete),
+        // Held here: a build that is called off does not end this thread.
+        Dest::Aside(aside) => to_dir(&parts, &aside.path().join("out"), delete),
         Dest::Writer(writer) => to_tar(&parts, writer),
         Dest::Caller => Err(ExportError::NoDestination),
     })

@@ -52,6 +52,8 @@ pub enum Kind {
 pub enum Dest {
     /// Into this directory, made if it is not there.
     Dir(PathBuf),
+    /// Into `out` of a folder aside, which stays as long as anything writes into it.
+    Aside(Arc<cache::Aside>),
     /// Here.
     Writer(Box<dyn Write + Send>),
     /// Blob by blob into a store of the caller's; whoever has it writes what names them.

@@ -13,6 +13,7 @@ mod combine;
 pub(crate) mod exec;
 mod file;
 pub(crate) mod keyed;
+mod living; // whichever build's client is left
 
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ pub(crate) fn cache_map(vertex: &Vertex, platform: &Platform) -> Result<CacheMap
 impl Ops<ImmutableRef> for Worker {
     fn op(&self, vertex: &Vertex) -> Result<Arc<dyn Op<ImmutableRef>>, OpError> {
         let worker = self.shared();
-        Ok(match &vertex.op {
+        let op: Arc<dyn Op<ImmutableRef>> = match &vertex.op {
             llb::Op::Source(source) => match source.scheme() {
                 "docker-image" | "oci-layout" => {
                     Arc::new(ImageOp::new(worker, source, vertex.platform.as_ref())?)
@@ -84,7 +85,8 @@ impl Ops<ImmutableRef> for Worker {
                     "building a definition found in a result is not supported",
                 ));
             }
-        })
+        };
+        Ok(Arc::new(living::LivingOp(op)))
     }
 
     async fn load(&self, id: &ResultId) -> Result<Option<ImmutableRef>, OpError> {

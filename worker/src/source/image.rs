@@ -519,7 +519,7 @@ impl ImageOp {
     }
 
     async fn found(&self, ctx: &OpContext) -> Result<&Found, OpError> {
-        let session = ctx.group::<Session>().ok_or_else(OpError::canceled)?;
+        let session = Session::of(ctx)?;
         let finding = async {
             let (worker, reference) = (&self.worker, &self.reference);
             let found = worker
