@@ -12,6 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Hierarchies;
 use super::hierarchy::controllers_in;
+use super::room::{Room, WANTED, started_in};
 use crate::devices::{self, Guard};
 use crate::error::Step;
 use crate::spec::{Limits, Spec};
@@ -30,6 +31,8 @@ pub(crate) struct Cgroups {
     instance: PathBuf,
     /// Our group in version 2, when it could be made.
     unified: Option<PathBuf>,
+    /// Where we stepped aside for it.
+    room: Option<Room>,
     device_program: Option<OwnedFd>,
     /// Groups above those of steps (`--cgroup-parent`) that were not there before us.
     made: RefCell<Vec<PathBuf>>,
@@ -40,14 +43,19 @@ impl Cgroups {
     pub(crate) fn create(instance: &str, is_root: bool) -> Self {
         let hierarchies = Hierarchies::find();
         super::sweep::sweep(&hierarchies, instance);
+        let builder = super::sweep::builder_of(instance);
         let instance = Path::new("builder").join(instance);
         let top = hierarchies.unified.as_ref().map(|unified| {
             if is_root {
                 unified.clone()
             } else {
-                unified.join(&hierarchies.own)
+                unified.join(started_in(&hierarchies.own))
             }
         });
+        let room = top
+            .as_ref()
+            .zip(builder)
+            .and_then(|(top, builder)| Room::make(top, &instance, builder));
         let unified = top.and_then(|top| {
             let group = top.join(&instance);
             make_with_controllers(&top, &group).ok().map(|()| group)
@@ -60,6 +68,7 @@ impl Cgroups {
             hierarchies,
             instance,
             unified,
+            room,
             device_program,
             made: RefCell::default(),
         }
@@ -165,6 +174,9 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
+        if let Some(room) = self.room.take() {
+            room.leave();
+        }
         let legacy = self
             .hierarchies
             .legacy
@@ -191,7 +203,7 @@ fn make_with_controllers(top: &Path, group: &Path) -> io::Result<()> {
     let mut at = top.to_path_buf();
     for part in below.components() {
         for controller in controllers_in(&at) {
-            if matches!(controller.as_str(), "memory" | "cpu" | "cpuset" | "pids" | "io") {
+            if WANTED.contains(&controller.as_str()) {
                 // Refused where processes live beside groups; then the limit is reported as not in force.
                 let _refused = fs::write(at.join("cgroup.subtree_control"), format!("+{controller}"));
             }
@@ -213,7 +225,7 @@ fn create_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new().mode(0o755).create(path)
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
+pub(super) fn make_dir(path: &Path) -> io::Result<()> {
     match create_dir(path) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
         other => other,

@@ -18,7 +18,7 @@ pub(super) fn sweep(hierarchies: &Hierarchies, instance: &str) {
     let own = hierarchies
         .unified
         .as_ref()
-        .map(|unified| unified.join(&hierarchies.own));
+        .map(|unified| unified.join(super::room::started_in(&hierarchies.own)));
     for top in hierarchies
         .unified
         .iter()
@@ -55,12 +55,27 @@ fn is_dead(instance: &str, namespace: &str) -> bool {
         && u32::try_from(pid).is_ok_and(|pid| start_time(pid) != Some(started))
 }
 
-/// When `pid` started, in ticks since boot (proc(5), stat, field 22).
+/// The process whose group is called `instance`.
+pub(super) fn builder_of(instance: &str) -> Option<u32> {
+    instance.split('-').nth(1)?.parse().ok()
+}
+
+/// When `pid` started, in ticks since boot.
 fn start_time(pid: u32) -> Option<u64> {
+    field(pid, 22)
+}
+
+/// Who started `pid`.
+pub(super) fn parent_of(pid: u32) -> Option<u32> {
+    field(pid, 4)?.try_into().ok()
+}
+
+/// A field of `/proc/<pid>/stat`, numbered as in proc(5); from the third on.
+fn field(pid: u32, number: usize) -> Option<u64> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name in brackets may hold anything; fields are counted behind its end.
     let (_, fields) = stat.rsplit_once(") ")?;
-    fields.split(' ').nth(19)?.parse().ok()
+    fields.split(' ').nth(number - 3)?.parse().ok()
 }
 
 /// Removes a group and those below it.

@@ -1,0 +1,178 @@
+//! Room for the groups of steps in the group that this builder was started in.
+//!
+//! ```text
+//! <top>                      the builder          <top>                       nobody
+//!                                          ─▶     <top>/builder/<instance>/self     the builder
+//!                                                 <top>/builder/<instance>/<step>   limited
+//! ```
+//!
+//! Version 2 limits groups below a group only while no process is in that group itself. The top of the hierarchy, where
+//! root's steps live, is exempt; a group that was delegated to us (a user's scope or service with `Delegate=yes`, a
+//! container) is not. Where nobody but this builder is in it, the builder steps aside, and comes back at the end.
+//! Others are never moved.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::group::make_dir;
+use super::hierarchy::controllers_in;
+use super::sweep::parent_of;
+
+/// The name of the group that a builder steps aside into.
+const ASIDE: &str = "self";
+/// How often the group is looked into: children that are just made may appear behind our back.
+const LOOKS: usize = 8;
+/// How many parents are followed from a process to the builder.
+const GENERATIONS: usize = 64;
+/// The controllers of which steps have limits or counters.
+pub(super) const WANTED: [&str; 5] = ["memory", "cpu", "cpuset", "pids", "io"];
+
+/// A builder that stepped aside.
+#[derive(Debug)]
+pub(super) struct Room {
+    top: PathBuf,
+    instance: PathBuf,
+}
+
+impl Room {
+    /// Steps aside in `top`, for `builder` and what it started, where that lets controllers be had. `None` where there
+    /// is no need, no right, or somebody else.
+    pub(super) fn make(top: &Path, instance: &Path, builder: u32) -> Option<Self> {
+        // The top of all has no type.
+        if !top.join("cgroup.type").exists() || missing_controllers(top).is_empty() {
+            return None;
+        }
+        let room = Self {
+            top: top.into(),
+            instance: top.join(instance),
+        };
+        for _ in 0..LOOKS {
+            let there = processes(top);
+            if there.is_empty() {
+                return Some(room);
+            }
+            if !there.iter().all(|pid| is_of(*pid, builder)) || room.enter(&there).is_err() {
+                break;
+            }
+        }
+        room.leave();
+        None
+    }
+
+    fn enter(&self, processes: &[u32]) -> std::io::Result<()> {
+        for dir in [self.instance.parent(), Some(&self.instance), Some(&self.aside())]
+            .into_iter()
+            .flatten()
+        {
+            make_dir(dir)?;
+        }
+        let door = self.aside().join("cgroup.procs");
+        for pid in processes {
+            match fs::write(&door, pid.to_string()) {
+                // It has ended.
+                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    fn aside(&self) -> PathBuf {
+        self.instance.join(ASIDE)
+    }
+
+    /// Brings the builder back and removes what was made for it; for when no step has a group any more.
+    pub(super) fn leave(&self) {
+        let above = self.instance.parent().unwrap_or(&self.top);
+        for dir in [&self.instance, above, &self.top] {
+            for controller in WANTED {
+                // Refused where another builder has groups here: then everything stays as it is.
+                let _refused = fs::write(dir.join("cgroup.subtree_control"), format!("-{controller}"));
+            }
+        }
+        for pid in processes(&self.aside()) {
+            let _refused = fs::write(self.top.join("cgroup.procs"), pid.to_string());
+        }
+        for dir in [&self.aside(), &self.instance, above] {
+            let _others = fs::remove_dir(dir);
+        }
+    }
+}
+
+/// The group in which a builder was started that may have stepped aside since.
+pub(super) fn started_in(own: &Path) -> &Path {
+    let mut above = own.ancestors();
+    let parts = [above.next(), above.next(), above.next()].map(|part| part.and_then(Path::file_name));
+    match (parts, above.next()) {
+        ([Some(aside), Some(_), Some(builder)], Some(top)) if aside == ASIDE && builder == "builder" => top,
+        _ => own,
+    }
+}
+
+/// The wanted controllers that `group` has and groups below it do not.
+fn missing_controllers(group: &Path) -> Vec<String> {
+    let below = fs::read_to_string(group.join("cgroup.subtree_control")).unwrap_or_default();
+    let mut missing = controllers_in(group);
+    missing.retain(|name| {
+        WANTED.contains(&name.as_str()) && !below.split_whitespace().any(|there| there == name)
+    });
+    missing
+}
+
+fn processes(group: &Path) -> Vec<u32> {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    // Processes of other pid namespaces are 0, which is nobody's child.
+    text.lines().filter_map(|line| line.parse().ok()).collect()
+}
+
+/// Whether `pid` is the builder or was started by it.
+fn is_of(pid: u32, builder: u32) -> bool {
+    let mut at = Some(pid);
+    for _ in 0..GENERATIONS {
+        match at {
+            Some(pid) if pid == builder => return true,
+            Some(pid) if pid > 1 => at = parent_of(pid),
+            _ => return false,
+        }
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_builder_that_stepped_aside_knows_where_it_was() {
+        for (own, expected) in [
+            ("user.slice/a.scope", "user.slice/a.scope"),
+            ("user.slice/a.scope/builder/1-2-3-0/self", "user.slice/a.scope"),
+            ("builder/1-2-3-0/self", ""),
+            ("a/builder/self", "a/builder/self"),
+            ("", ""),
+        ] {
+            assert_eq!(started_in(Path::new(own)), Path::new(expected), "{own}");
+        }
+    }
+
+    #[test]
+    fn children_are_told_from_others() {
+        let own = std::process::id();
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .expect("starts");
+        assert!(is_of(own, own));
+        assert!(is_of(child.id(), own));
+        assert!(!is_of(own, child.id()));
+        assert!(!is_of(0, own));
+        child.kill().expect("ours");
+        child.wait().expect("ends");
+    }
+
+    #[test]
+    fn nothing_is_done_where_there_is_no_group() {
+        let nowhere = Path::new("/sys/fs/cgroup/not-there");
+        assert!(Room::make(nowhere, Path::new("builder/1-2-3-0"), std::process::id()).is_none());
+    }
+}
