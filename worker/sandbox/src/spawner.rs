@@ -58,6 +58,8 @@ mod before_main;
 pub struct Spawner {
     socket: OwnedFd,
     pidfd: OwnedFd,
+    /// Where this process stepped aside for the groups of steps; left when the helper has ended.
+    _room: Option<crate::cgroup::Room>,
 }
 
 impl Spawner {
@@ -70,6 +72,7 @@ impl Spawner {
         let (ours, theirs) = wire::pair().map_err(failed("make a socket pair"))?;
         let program = sealed_program().map_err(failed("make a read-only view of this program"))?;
         let instance = crate::cgroup::instance_name().unwrap_or_else(|| "unknown".into());
+        let room = crate::cgroup::Room::make(&instance);
         let args = ["builder", ARGUMENT, &instance].map(|text| CString::new(text).expect("no zero byte"));
         let args = CStringArray::new(args.into());
         let env = CStringArray::new(Vec::new());
@@ -101,6 +104,7 @@ impl Spawner {
         Ok(Self {
             socket: ours,
             pidfd: cloned.pidfd,
+            _room: room,
         })
     }
 

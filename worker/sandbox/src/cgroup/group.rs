@@ -12,7 +12,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::Hierarchies;
 use super::hierarchy::controllers_in;
-use super::room::{Room, WANTED, started_in};
+use super::room::{WANTED, processes};
 use crate::devices::{self, Guard};
 use crate::error::Step;
 use crate::spec::{Limits, Spec};
@@ -31,8 +31,6 @@ pub(crate) struct Cgroups {
     instance: PathBuf,
     /// Our group in version 2, when it could be made.
     unified: Option<PathBuf>,
-    /// Where we stepped aside for it.
-    room: Option<Room>,
     device_program: Option<OwnedFd>,
     /// Groups above those of steps (`--cgroup-parent`) that were not there before us.
     made: RefCell<Vec<PathBuf>>,
@@ -43,19 +41,8 @@ impl Cgroups {
     pub(crate) fn create(instance: &str, is_root: bool) -> Self {
         let hierarchies = Hierarchies::find();
         super::sweep::sweep(&hierarchies, instance);
-        let builder = super::sweep::builder_of(instance);
         let instance = Path::new("builder").join(instance);
-        let top = hierarchies.unified.as_ref().map(|unified| {
-            if is_root {
-                unified.clone()
-            } else {
-                unified.join(started_in(&hierarchies.own))
-            }
-        });
-        let room = top
-            .as_ref()
-            .zip(builder)
-            .and_then(|(top, builder)| Room::make(top, &instance, builder));
+        let top = hierarchies.top(is_root);
         let unified = top.and_then(|top| {
             let group = top.join(&instance);
             make_with_controllers(&top, &group).ok().map(|()| group)
@@ -68,7 +55,6 @@ impl Cgroups {
             hierarchies,
             instance,
             unified,
-            room,
             device_program,
             made: RefCell::default(),
         }
@@ -174,9 +160,6 @@ impl Cgroups {
 
 impl Drop for Cgroups {
     fn drop(&mut self) {
-        if let Some(room) = self.room.take() {
-            room.leave();
-        }
         let legacy = self
             .hierarchies
             .legacy
@@ -202,22 +185,29 @@ fn make_with_controllers(top: &Path, group: &Path) -> io::Result<()> {
     let below = group.strip_prefix(top).map_err(io::Error::other)?;
     let mut at = top.to_path_buf();
     for part in below.components() {
-        for controller in controllers_in(&at) {
-            if WANTED.contains(&controller.as_str()) {
-                // Refused where processes live beside groups; then the limit is reported as not in force.
-                let _refused = fs::write(at.join("cgroup.subtree_control"), format!("+{controller}"));
-            }
-        }
+        enable_controllers(&at);
         at.push(part);
         make_dir(&at)?;
     }
-    for controller in controllers_in(&at) {
-        let _refused = fs::write(at.join("cgroup.subtree_control"), format!("+{controller}"));
-    }
+    enable_controllers(&at);
     // Some file systems pretend: make sure that a group below can really be made.
     let probe = at.join("probe");
     make_dir(&probe)?;
     fs::remove_dir(probe)
+}
+
+/// Lets groups below `group` have every wanted controller. Where processes live beside them none is tried: some would
+/// be refused, the others would make `group` a tree of threads, whose groups below take no process any more.
+fn enable_controllers(group: &Path) {
+    if group.join("cgroup.type").exists() && !processes(group).is_empty() {
+        return;
+    }
+    for controller in controllers_in(group) {
+        if WANTED.contains(&controller.as_str()) {
+            // What was refused is reported as not in force when a step asks for it.
+            let _refused = fs::write(group.join("cgroup.subtree_control"), format!("+{controller}"));
+        }
+    }
 }
 
 /// Only root may add to a group, whatever our umask.

@@ -64,6 +64,16 @@ impl Hierarchies {
         found
     }
 
+    /// The group of version 2 in which this builder has groups: of root the top of all, else the one it was started in.
+    pub(super) fn top(&self, is_root: bool) -> Option<PathBuf> {
+        let unified = self.unified.as_ref()?;
+        Some(if is_root {
+            unified.clone()
+        } else {
+            unified.join(super::room::started_in(&self.own))
+        })
+    }
+
     /// "v2", "v1", "hybrid" or "none".
     #[cfg(test)]
     fn version(&self) -> &'static str {

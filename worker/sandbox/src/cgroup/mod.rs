@@ -20,5 +20,6 @@ mod tool_groups;
 
 pub(crate) use group::{Cgroups, Group};
 pub(crate) use hierarchy::Hierarchies;
+pub(crate) use room::Room;
 pub(crate) use sweep::instance_name;
 pub use tool_groups::ToolGroups;

@@ -14,9 +14,11 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::Hierarchies;
 use super::group::make_dir;
 use super::hierarchy::controllers_in;
 use super::sweep::parent_of;
+use crate::rootless::is_in_user_namespace;
 
 /// The name of the group that a builder steps aside into.
 const ASIDE: &str = "self";
@@ -27,21 +29,29 @@ const GENERATIONS: usize = 64;
 /// The controllers of which steps have limits or counters.
 pub(super) const WANTED: [&str; 5] = ["memory", "cpu", "cpuset", "pids", "io"];
 
-/// A builder that stepped aside.
+/// A builder that stepped aside; it comes back when this is dropped, once no step has a group any more.
 #[derive(Debug)]
-pub(super) struct Room {
+pub(crate) struct Room {
     top: PathBuf,
     instance: PathBuf,
 }
 
 impl Room {
-    /// Steps aside in `top`, for `builder` and what it started, where that lets controllers be had. `None` where there
-    /// is no need, no right, or somebody else.
-    pub(super) fn make(top: &Path, instance: &Path, builder: u32) -> Option<Self> {
+    /// Has this process and what it started step aside for the spawner called `instance`, where that lets controllers be
+    /// had. `None` where there is no need, no right, or somebody else. Before the spawner is started: it lives in a pid
+    /// namespace of its own and sees nobody here.
+    pub(crate) fn make(instance: &str) -> Option<Self> {
+        let top = Hierarchies::find().top(!is_in_user_namespace())?;
+        Self::make_in(&top, &Path::new("builder").join(instance))
+    }
+
+    fn make_in(top: &Path, instance: &Path) -> Option<Self> {
+        let builder = std::process::id();
         // The top of all has no type.
         if !top.join("cgroup.type").exists() || missing_controllers(top).is_empty() {
             return None;
         }
+        // Dropped, it leaves again.
         let room = Self {
             top: top.into(),
             instance: top.join(instance),
@@ -55,7 +65,6 @@ impl Room {
                 break;
             }
         }
-        room.leave();
         None
     }
 
@@ -80,9 +89,10 @@ impl Room {
     fn aside(&self) -> PathBuf {
         self.instance.join(ASIDE)
     }
+}
 
-    /// Brings the builder back and removes what was made for it; for when no step has a group any more.
-    pub(super) fn leave(&self) {
+impl Drop for Room {
+    fn drop(&mut self) {
         let above = self.instance.parent().unwrap_or(&self.top);
         for dir in [&self.instance, above, &self.top] {
             for controller in WANTED {
@@ -90,10 +100,11 @@ impl Room {
                 let _refused = fs::write(dir.join("cgroup.subtree_control"), format!("-{controller}"));
             }
         }
-        for pid in processes(&self.aside()) {
+        let aside = self.aside();
+        for pid in processes(&aside) {
             let _refused = fs::write(self.top.join("cgroup.procs"), pid.to_string());
         }
-        for dir in [&self.aside(), &self.instance, above] {
+        for dir in [&aside, &self.instance, above] {
             let _others = fs::remove_dir(dir);
         }
     }
@@ -119,7 +130,8 @@ fn missing_controllers(group: &Path) -> Vec<String> {
     missing
 }
 
-fn processes(group: &Path) -> Vec<u32> {
+/// Who is in `group` itself.
+pub(super) fn processes(group: &Path) -> Vec<u32> {
     let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
     // Processes of other pid namespaces are 0, which is nobody's child.
     text.lines().filter_map(|line| line.parse().ok()).collect()
@@ -173,6 +185,6 @@ mod tests {
     #[test]
     fn nothing_is_done_where_there_is_no_group() {
         let nowhere = Path::new("/sys/fs/cgroup/not-there");
-        assert!(Room::make(nowhere, Path::new("builder/1-2-3-0"), std::process::id()).is_none());
+        assert!(Room::make_in(nowhere, Path::new("builder/1-2-3-0")).is_none());
     }
 }

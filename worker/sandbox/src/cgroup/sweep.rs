@@ -15,10 +15,7 @@ use super::group::remove_dir;
 /// Removes the groups of dead builders that lived in the same pid namespace as `instance` from every hierarchy.
 pub(super) fn sweep(hierarchies: &Hierarchies, instance: &str) {
     let namespace = instance.split('-').next().unwrap_or_default();
-    let own = hierarchies
-        .unified
-        .as_ref()
-        .map(|unified| unified.join(super::room::started_in(&hierarchies.own)));
+    let own = hierarchies.top(false);
     for top in hierarchies
         .unified
         .iter()
@@ -53,11 +50,6 @@ fn is_dead(instance: &str, namespace: &str) -> bool {
     };
     namespace == its_namespace.to_string()
         && u32::try_from(pid).is_ok_and(|pid| start_time(pid) != Some(started))
-}
-
-/// The process whose group is called `instance`.
-pub(super) fn builder_of(instance: &str) -> Option<u32> {
-    instance.split('-').nth(1)?.parse().ok()
 }
 
 /// When `pid` started, in ticks since boot.
