@@ -412,3 +412,39 @@ async fn a_policy_nobody_can_ask_denies() {
     );
     stop.cancel();
 }
+
+/// A Go client garbles what arrives while it closes its session, so a build is not refused before greetings are exchanged.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_comes_after_the_greeting_of_the_session() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let client = daemon.client().await;
+    // A session that never answers: the refusal comes, but not at once.
+    let (_to_daemon, outgoing) = tokio::sync::mpsc::channel(1);
+    let outgoing = tokio_stream::wrappers::ReceiverStream::new(outgoing);
+    let mut session = tonic::Request::new(outgoing);
+    let id = "silent".parse().expect("plain text");
+    session.metadata_mut().insert("x-docker-expose-session-uuid", id);
+    let _messages = client.control().session(session).await.expect("a session");
+    let refused = |session: &str| SolveRequest {
+        r#ref: format!("of-{session}"),
+        session: session.into(),
+        entitlements: vec!["network.host".into()],
+        ..SolveRequest::default()
+    };
+    let begun = std::time::Instant::now();
+    let answer = client.control().solve(refused("silent")).await;
+    assert_eq!(
+        answer.expect_err("not allowed").message(),
+        "network.host is not allowed"
+    );
+    assert!(begun.elapsed() > Duration::from_millis(300));
+    // One that does is asked before.
+    let session = client.session("speaking", &[], None).await;
+    let answer = client.control().solve(refused("speaking")).await;
+    assert_eq!(
+        answer.expect_err("not allowed").message(),
+        "network.host is not allowed"
+    );
+    session.cancel();
+}

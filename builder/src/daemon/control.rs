@@ -24,7 +24,7 @@ use prost::Message;
 use session::{Attachment, tunnel};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_util::sync::CancellationToken;
@@ -33,6 +33,8 @@ use tonic::{Code, Request, Response, Status, Streaming};
 
 /// How long Status waits for a build to begin.
 const STATUS_PATIENCE: Duration = Duration::from_secs(6);
+/// How long a build that fails at once waits for its client's session to be open in both directions.
+const GREETING: Duration = Duration::from_millis(500);
 /// Known values of `CompatibilityVersion`.
 const COMPATIBILITY: [i64; 4] = [0, 10, 20, 30];
 /// Chunks of a session's tunnel on their way out.
@@ -57,8 +59,16 @@ impl Control for ControlService {
 
     async fn solve(&self, request: Request<SolveRequest>) -> Result<Response<SolveResponse>, Status> {
         let trace = TraceContext::of(request.metadata());
-        let solve = solve_of(request.into_inner(), trace)?;
-        let exporter_response = self.runner.solve(solve).await?;
+        let request = request.into_inner();
+        let (session, begun) = (request.session.clone(), Instant::now());
+        let solved = match solve_of(request, trace) {
+            Ok(solve) => self.runner.solve(solve).await,
+            Err(failure) => Err(failure),
+        };
+        if solved.is_err() && !session.is_empty() && begun.elapsed() < GREETING {
+            self.runner.sessions.greeted(&session, GREETING).await;
+        }
+        let exporter_response = solved?;
         Ok(Response::new(SolveResponse { exporter_response }))
     }
 

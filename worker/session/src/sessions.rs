@@ -118,6 +118,24 @@ impl Sessions {
         Ok(())
     }
 
+    /// Returns when the greetings of a session have been exchanged, or after `patience`: a question and its answer have gone
+    /// to and fro.
+    ///
+    /// Go clients take what arrives while they close a session for frames, garbled, and complain of a protocol error. So
+    /// whoever is about to end a build that has hardly begun waits for this first.
+    pub async fn greeted(&self, id: &str, patience: Duration) {
+        let exchanged = async {
+            if let Ok(caller) = self.get(id).await {
+                // Whatever the answer is, it came after the greeting.
+                let _ = HealthClient::new(caller.channel())
+                    .check(HealthCheckRequest::default())
+                    .await;
+            }
+        };
+        // A client without a session, or a slow one, is not waited for.
+        let _ = tokio::time::timeout(patience, exchanged).await;
+    }
+
     /// The session of an id, waiting a little for it to be opened.
     ///
     /// # Errors
