@@ -15,6 +15,7 @@ use std::sync::Arc;
 
 use oci::{Digest, Platform};
 
+use crate::limits::MAX_NAME;
 use crate::op::{FileActionKind, Op};
 
 /// A build graph as it is sent, plus all that is said about its vertices.
@@ -233,13 +234,29 @@ fn default_name(op: &Op, inputs: &[&str]) -> String {
             .collect::<Vec<_>>()
             .join(", "),
         Op::Merge(merge) => {
-            let names: Vec<_> = merge.inputs.iter().map(|index| input(*index)).collect();
-            format!("merge ({})", names.join(", "))
+            let mut names = String::new();
+            for (at, index) in merge.inputs.iter().enumerate() {
+                names.push_str(if at == 0 { "" } else { ", " });
+                names.push_str(input(*index));
+                if names.len() > MAX_NAME {
+                    break;
+                }
+            }
+            shortened(format!("merge ({names})"))
         }
-        Op::Diff(diff) => format!("diff ({}) -> ({})", input(diff.lower), input(diff.upper)),
+        Op::Diff(diff) => shortened(format!("diff ({}) -> ({})", input(diff.lower), input(diff.upper))),
         Op::Build(_) => "build".to_owned(),
         Op::Passthrough(pass) => format!("passthrough {}", pass.id),
     }
+}
+
+/// A name that is made of names of inputs, which are made of names …: cut where it gets too long.
+fn shortened(mut name: String) -> String {
+    if name.len() > MAX_NAME {
+        name.truncate(name.floor_char_boundary(MAX_NAME));
+        name.push('…');
+    }
+    name
 }
 
 fn action_name(action: &FileActionKind) -> String {

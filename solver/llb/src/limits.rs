@@ -8,3 +8,5 @@ pub const MAX_OP_BYTES: usize = 32 << 20;
 pub const MAX_PARTS: usize = 10_000;
 /// Definitions inside definitions (build ops, how a source file was had).
 pub const MAX_NESTING: usize = 4;
+/// Bytes of a name that is put together of the names of inputs (merge, diff).
+pub const MAX_NAME: usize = 1 << 10;
