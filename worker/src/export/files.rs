@@ -201,7 +201,7 @@ fn digests(view: &View) -> Result<Vec<(String, Digest)>, ExportError> {
     let mut found: BTreeMap<String, Digest> = BTreeMap::new();
     let mut links = Vec::new();
     view.walk(&top, &mut |node, entry| {
-        let path = entry.path.display().to_string();
+        let path = String::from_utf8_lossy(entry.path.as_bytes()).into_owned();
         match entry.kind {
             Kind::File => {
                 let mut hash = DigestWriter::new(io::sink());
