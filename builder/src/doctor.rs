@@ -100,13 +100,13 @@ fn kernel() -> Finding {
         .split(['.', '-'])
         .map(|part| part.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    // Mounts by descriptor of overlay layers came with 6.5, cloning into a cgroup with 5.7.
+    // Attributes of mounts by descriptor, without which no step is confined, came with 5.12.
     match version {
-        (major, minor) if (major, minor) >= (5, 11) => Finding::fine("kernel", format!("Linux {release}")),
+        (major, minor) if (major, minor) >= (5, 12) => Finding::fine("kernel", format!("Linux {release}")),
         _ => Finding::broken(
             "kernel",
             format!("Linux {release} is too old"),
-            "use Linux 5.11 or newer",
+            "use Linux 5.12 or newer: steps cannot be confined by mounts on this one",
         ),
     }
 }
