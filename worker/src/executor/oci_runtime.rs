@@ -365,7 +365,8 @@ impl Making<'_> {
 /// A path beneath a directory, no link on it followed out of it.
 fn beneath(root: &Path, subpath: &str) -> io::Result<PathBuf> {
     let clean = tree::RootPath::clean(subpath.trim_start_matches('/')).map_err(io::Error::other)?;
-    let path = root.join(clean.display().to_string());
+    // A clean path shows with a slash before it; joined, that would be a path of the host.
+    let path = root.join(clean.display().to_string().trim_start_matches('/'));
     let found = path.canonicalize()?;
     match found.starts_with(root.canonicalize()?) {
         true => Ok(found),
