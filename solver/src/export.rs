@@ -3,34 +3,82 @@
 //! ```text
 //! keys of a result ─ walk, what is behind them first ─▶ ExportedKey { digest, inputs, records } …
 //!                             ▲
-//! links of the local store ───┘ keys by content that an earlier build worked out
+//! links of the local store ───┤ keys by content that an earlier build worked out
+//! imported caches ────────────┘ results that nothing asked for: they stay in the cache a job imports and exports again
 //! ```
 //!
 //! A key that only this process knows (a local context) is left out; what it leads to is told by the content keys of its
 //! inputs, or not at all. Results of sources are not told: their keys stand for themselves.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::Arc;
 
 use keys::{CacheKey, KeyId, Record, Selector, StoreError, View};
 use oci::Digest;
 
+use crate::op::ImportedCache;
+
+/// A result of an imported cache.
+pub struct ImportedRecord<R> {
+    /// The cache.
+    pub cache: Arc<dyn ImportedCache<R>>,
+    /// Its record.
+    pub record: Record,
+}
+
+impl<R> Clone for ImportedRecord<R> {
+    fn clone(&self) -> Self {
+        Self {
+            cache: self.cache.clone(),
+            record: self.record.clone(),
+        }
+    }
+}
+
+impl<R> fmt::Debug for ImportedRecord<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.record.fmt(f)
+    }
+}
+
 /// One key, as other machines may know it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ExportedKey {
+#[derive(Debug)]
+pub struct ExportedKey<R> {
     /// The root key of the op's digest and output; of content and -1.
     pub digest: Digest,
     /// Per input the numbers of the keys it may be known by, and the part of it that matters.
     pub inputs: Vec<Vec<(usize, Selector)>>,
     /// Its results in the local store, newest first.
     pub records: Vec<Record>,
+    /// Its results in imported caches.
+    pub imported: Vec<ImportedRecord<R>>,
     /// Whether it is a key of the result itself.
     pub is_result: bool,
 }
 
-/// What `local` knows of `keys` and of all that is behind them; what others are made of comes first.
-pub(crate) fn export(keys: &[CacheKey], local: &View) -> Result<Vec<ExportedKey>, StoreError> {
+impl<R> Clone for ExportedKey<R> {
+    fn clone(&self) -> Self {
+        Self {
+            digest: self.digest,
+            inputs: self.inputs.clone(),
+            records: self.records.clone(),
+            imported: self.imported.clone(),
+            is_result: self.is_result,
+        }
+    }
+}
+
+/// What the local store and the imported ones know of `keys` and of all that is behind them; what others are made of
+/// comes first.
+pub(crate) fn export<R>(
+    keys: &[CacheKey],
+    local: View,
+    imports: Vec<(View, Arc<dyn ImportedCache<R>>)>,
+) -> Result<Vec<ExportedKey<R>>, StoreError> {
     let mut walk = Walk {
         local,
+        imports,
         numbers: HashMap::new(),
         exported: Vec::new(),
     };
@@ -43,14 +91,15 @@ pub(crate) fn export(keys: &[CacheKey], local: &View) -> Result<Vec<ExportedKey>
     Ok(walk.exported)
 }
 
-struct Walk<'a> {
-    local: &'a View,
+struct Walk<R> {
+    local: View,
+    imports: Vec<(View, Arc<dyn ImportedCache<R>>)>,
     /// By the ids of the local store; `None` for a key that cannot be told.
     numbers: HashMap<KeyId, Option<usize>>,
-    exported: Vec<ExportedKey>,
+    exported: Vec<ExportedKey<R>>,
 }
 
-impl Walk<'_> {
+impl<R> Walk<R> {
     /// Adds a key and all behind it, in a loop: a chain may be longer than the stack is deep.
     fn add(&mut self, key: &CacheKey) -> Result<(), StoreError> {
         let mut seen = HashSet::new();
@@ -68,13 +117,13 @@ impl Walk<'_> {
     }
 
     fn number(&self, key: &CacheKey) -> Result<Option<usize>, StoreError> {
-        let id = key.id_in(self.local)?;
+        let id = key.id_in(&self.local)?;
         Ok(id.and_then(|id| self.numbers.get(&id).copied().flatten()))
     }
 
     /// Adds one key; those behind it were.
     fn place(&mut self, key: &CacheKey) -> Result<(), StoreError> {
-        let Some(id) = key.id_in(self.local)? else {
+        let Some(id) = key.id_in(&self.local)? else {
             return Ok(());
         };
         let mut inputs = Vec::with_capacity(key.inputs().len());
@@ -86,9 +135,7 @@ impl Walk<'_> {
             }
             inputs.push(known);
         }
-        if !inputs.is_empty() {
-            self.add_stored(&id, &mut inputs)?;
-        }
+        let stored = self.stored(key, &id, &mut inputs)?;
         if let Some(Some(number)) = self.numbers.get(&id) {
             let known = &mut self.exported[*number];
             for (known, more) in known.inputs.iter_mut().zip(inputs) {
@@ -103,46 +150,69 @@ impl Walk<'_> {
             return Ok(());
         }
         inputs.iter_mut().for_each(tidy);
-        let records = if inputs.is_empty() {
-            Vec::new()
-        } else {
-            self.local.store.results(&id)?
-        };
         let digest = *KeyId::root(key.digest(), key.output()).digest();
-        self.push(id, digest, inputs, records);
+        let number = self.push(id, digest, inputs);
+        let known = &mut self.exported[number];
+        (known.records, known.imported) = stored;
         Ok(())
     }
 
-    /// Adds what the store knows to lead to a key: sources and contents, and keys that are told already.
-    fn add_stored(&mut self, id: &KeyId, inputs: &mut [Vec<(usize, Selector)>]) -> Result<(), StoreError> {
-        for (from, link) in self.local.store.links_to(id)? {
-            let Some(known) = inputs.get_mut(link.input as usize) else {
+    /// The results of a key, and to `inputs` what stores know to lead to it. Results of sources are not told.
+    fn stored(
+        &mut self,
+        key: &CacheKey,
+        id: &KeyId,
+        inputs: &mut [Vec<(usize, Selector)>],
+    ) -> Result<(Vec<Record>, Vec<ImportedRecord<R>>), StoreError> {
+        if inputs.is_empty() {
+            return Ok(Default::default());
+        }
+        let local = self.local.clone();
+        self.add_sources(&local, id, inputs)?;
+        let (records, mut imported) = (local.store.results(id)?, Vec::new());
+        for (view, cache) in self.imports.clone() {
+            let Some(id) = key.id_in(&view)? else { continue };
+            self.add_sources(&view, &id, inputs)?;
+            let found = view.store.results(&id)?.into_iter().map(|record| ImportedRecord {
+                cache: cache.clone(),
+                record,
+            });
+            imported.extend(found);
+        }
+        Ok((records, imported))
+    }
+
+    /// Adds what a store knows to lead to a key: sources and contents, and keys that are told already.
+    fn add_sources(
+        &mut self,
+        view: &View,
+        id: &KeyId,
+        inputs: &mut [Vec<(usize, Selector)>],
+    ) -> Result<(), StoreError> {
+        for (from, input, selector) in view.store.sources(id)? {
+            let Some(known) = inputs.get_mut(input as usize) else {
                 continue;
             };
+            // The ids of sources and contents are the same in every store.
             let number = match self.numbers.get(&from) {
                 Some(number) => *number,
-                None if self.local.store.links_to(&from)?.is_empty() => {
-                    Some(self.push(from, *from.digest(), Vec::new(), Vec::new()))
+                None if view.store.sources(&from)?.is_empty() => {
+                    Some(self.push(from, *from.digest(), Vec::new()))
                 }
                 None => None,
             };
-            known.extend(number.map(|number| (number, link.selector)));
+            known.extend(number.map(|number| (number, selector)));
         }
         Ok(())
     }
 
-    fn push(
-        &mut self,
-        id: KeyId,
-        digest: Digest,
-        inputs: Vec<Vec<(usize, Selector)>>,
-        records: Vec<Record>,
-    ) -> usize {
+    fn push(&mut self, id: KeyId, digest: Digest, inputs: Vec<Vec<(usize, Selector)>>) -> usize {
         let number = self.exported.len();
         self.exported.push(ExportedKey {
             digest,
             inputs,
-            records,
+            records: Vec::new(),
+            imported: Vec::new(),
             is_result: false,
         });
         self.numbers.insert(id, Some(number));
@@ -165,8 +235,9 @@ mod tests {
 
     use super::*;
     use crate::job::{Job, Options, Solver};
+    use crate::progress::Sink;
     use crate::simulation::{FakeVertex, expected, local, plan, run, source};
-    use crate::{ImportedCache, Op, OpContext, OpError, Ops};
+    use crate::{Op, OpError, Ops};
 
     /// One machine: its results and its keys.
     #[derive(Default)]
@@ -203,7 +274,7 @@ mod tests {
             self.keys.clone()
         }
 
-        async fn load(&self, _: &OpContext, id: &ResultId) -> Result<Option<u64>, OpError> {
+        async fn load(&self, _: &Sink, id: &ResultId) -> Result<Option<u64>, OpError> {
             Ok(self.results.lock().get(id).copied().filter(|_| !self.is_lost))
         }
     }
@@ -286,13 +357,39 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_imported_and_not_asked_for_is_told_again() {
+        let (there, here) = (Arc::<Machine>::default(), Arc::<Machine>::default());
+        let first = solver(&there).job("there", Arc::new(()));
+        let (_, keys) = build(&first, &vertices()).await;
+        let told = first.export(&keys).expect("memory");
+        let job = solver(&here).job("with", Arc::new(()));
+        job.import(there.clone());
+        let (runs, keys) = build(&job, &vertices()).await;
+        assert_eq!(runs, ["context"]);
+        let again = job.export(&keys).expect("memory");
+        let shape = |keys: &[ExportedKey<u64>]| {
+            let mut shape: Vec<_> = keys
+                .iter()
+                .map(|key| {
+                    let inputs: Vec<usize> = key.inputs.iter().map(Vec::len).collect();
+                    let has_result = !key.records.is_empty() || !key.imported.is_empty();
+                    (key.digest, inputs, has_result, key.is_result)
+                })
+                .collect();
+            shape.sort();
+            shape
+        };
+        assert_eq!(shape(&again), shape(&told));
+    }
+
+    #[tokio::test]
     async fn what_is_told_can_be_followed_without_the_context() {
         let machine = Arc::<Machine>::default();
         let solver = solver(&machine);
         for round in 0..2 {
             let job = solver.job("one", Arc::new(()));
             let (_, keys) = build(&job, &vertices()).await;
-            let exported = solver.export(&keys).expect("memory");
+            let exported = job.export(&keys).expect("memory");
             let with_results = exported.iter().filter(|key| !key.records.is_empty()).count();
             assert_eq!(with_results, 4, "round {round}: {exported:#?}");
             // base, content of the context, content of the stage.

@@ -138,15 +138,6 @@ impl<R: Clone + Send + Sync + 'static> Solver<R> {
         }
     }
 
-    /// What is known of these keys of a result and of all that is behind them, what others are made of first.
-    ///
-    /// # Errors
-    /// The store of keys failed.
-    pub fn export(&self, keys: &[CacheKey]) -> Result<Vec<ExportedKey>, StoreError> {
-        let local = self.shared.core.lock().stores.local().clone();
-        export::export(keys, &local)
-    }
-
     /// How much is held at the moment.
     #[must_use]
     pub fn holdings(&self) -> Holdings {
@@ -258,6 +249,19 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
         if !self.ended.is_cancelled() {
             self.shared.core.lock().import(self.owner.job, cache);
         }
+    }
+
+    /// What is known of these keys of a result and of all that is behind them, here and in the caches this job imports;
+    /// what others are made of comes first.
+    ///
+    /// # Errors
+    /// The store of keys failed.
+    pub fn export(&self, keys: &[CacheKey]) -> Result<Vec<ExportedKey<R>>, StoreError> {
+        let (local, imports) = {
+            let core = self.shared.core.lock();
+            (core.stores.local().clone(), core.imports_of(self.owner.job))
+        };
+        export::export(keys, local, imports)
     }
 
     /// What became of every vertex of the job's builds so far, first steps first.

@@ -60,7 +60,8 @@ impl Stores {
         &self.views[0]
     }
 
-    fn view(&self, slot: usize) -> Option<&View> {
+    /// The store of a slot.
+    pub(crate) fn view(&self, slot: usize) -> Option<&View> {
         self.views.iter().find(|view| view.slot == slot)
     }
 

@@ -36,7 +36,7 @@ mod simulation;
 mod tests;
 
 pub use error::{Blame, OpError, Phase, Place, SolveError, VertexError};
-pub use export::ExportedKey;
+pub use export::{ExportedKey, ImportedRecord};
 pub use job::{BuiltResult, Holdings, Job, Options, Solver};
 pub use load::dot;
 pub use op::{CacheMap, Dep, Group, ImportedCache, Op, OpContext, Ops};

@@ -200,7 +200,7 @@ impl<R: Clone + Send + Sync + 'static> Shared<R> {
         let Some(cache) = self.core.lock().imported(slot) else {
             return Ok(None);
         };
-        let loading = guard(cache.load(ctx, name));
+        let loading = guard(cache.load(&ctx.progress, name));
         let Some(result) = ctx.unless_canceled(loading).await?? else {
             return Ok(None);
         };

@@ -102,7 +102,7 @@ pub trait ImportedCache<R>: Send + Sync {
     ///
     /// # Errors
     /// As for `None`; the log says why.
-    async fn load(&self, ctx: &OpContext, id: &ResultId) -> Result<Option<R>, OpError>;
+    async fn load(&self, progress: &Sink, id: &ResultId) -> Result<Option<R>, OpError>;
 }
 
 /// What a build brings along for the ops that run for it (the worker keeps its session there).

@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use keys::{CacheKey, KeyStore, Record, ResultId};
+use keys::{CacheKey, KeyStore, Record, ResultId, View};
 use oci::Digest;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -174,6 +174,16 @@ impl<R: Clone> Core<R> {
     /// The imported cache of a slot, while its job lasts.
     pub(crate) fn imported(&self, slot: usize) -> Option<Arc<dyn ImportedCache<R>>> {
         self.imports.get(&slot).map(|import| import.cache.clone())
+    }
+
+    /// The caches a job imports, each as a store.
+    pub(crate) fn imports_of(&self, job: u64) -> Vec<(View, Arc<dyn ImportedCache<R>>)> {
+        let imports = self.imports.iter().filter(|(_, import)| import.job == job);
+        let views = imports
+            .filter_map(|(slot, import)| Some((self.stores.view(*slot)?.clone(), import.cache.clone())));
+        let mut views: Vec<_> = views.collect();
+        views.sort_by_key(|(view, _)| view.slot);
+        views
     }
 
     /// Takes away the caches a job imported.

@@ -8,12 +8,13 @@
 //! 2. `progress` reads which steps ran and which came from the cache.
 //! 3. `image` reads an OCI archive into a model of its file system, with code of its own.
 //! 4. `scenario` runs one folder of `fixtures/scenarios`.
-//!    `server` serves what a case wants from the network.
+//!    `server` serves what a case wants from the network, `registry` is one of others.
 //! 5. `leftovers` looks for what a build must not leave behind.
 mod program;
 mod progress;
 mod image;
 mod server;
+mod registry;
 mod scenario;
 mod leftovers;
 
@@ -21,4 +22,5 @@ pub use image::{Image, Node};
 pub use leftovers::Leftovers;
 pub use program::{Output, Program, User, fixtures, is_root, tool};
 pub use progress::Steps;
+pub use registry::Registry;
 pub use scenario::{Scenario, all_scenarios};

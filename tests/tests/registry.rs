@@ -1,60 +1,8 @@
 //! Images through a real registry, looked at and run by tools of others: docker-registry, skopeo, umoci, runc.
 #![expect(clippy::print_stdout, reason = "a test says by name what it skips")]
 
-use std::{
-    fs,
-    net::TcpListener,
-    path::Path,
-    process::{Child, Command, Stdio},
-    thread::sleep,
-    time::{Duration, Instant},
-};
-use tests::{Image, Program, User, fixtures, is_root, tool};
-
-/// Debian's docker-registry on a free port of loopback; ended when dropped.
-struct Registry {
-    child: Child,
-    address: String,
-}
-
-impl Registry {
-    fn start(folder: &Path) -> Registry {
-        let port = TcpListener::bind("127.0.0.1:0")
-            .and_then(|socket| socket.local_addr())
-            .expect("a free port")
-            .port();
-        let address = format!("127.0.0.1:{port}");
-        let config = folder.join("registry.yml");
-        let text = format!(
-            "version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: {address}}}\n",
-            folder.join("registry").display()
-        );
-        fs::write(&config, text).expect("written");
-        let child = Command::new("docker-registry")
-            .arg("serve")
-            .arg(&config)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("docker-registry starts");
-        let begun = Instant::now();
-        while std::net::TcpStream::connect(&address).is_err() {
-            assert!(
-                begun.elapsed() < Duration::from_secs(30),
-                "docker-registry does not answer"
-            );
-            sleep(Duration::from_millis(20));
-        }
-        Registry { child, address }
-    }
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
+use std::{fs, path::Path, process::Command};
+use tests::{Image, Program, Registry, User, fixtures, is_root, tool};
 
 fn said(program: &str, args: &[&str]) -> String {
     let output = Command::new(program).args(args).output().expect("it starts");

@@ -319,15 +319,15 @@ pub(crate) async fn import(
 
 /// The keys of a result, for [`worker::export::PlatformResult`].
 pub(crate) fn inline(
-    engine: &Engine,
+    job: &Job<ImmutableRef>,
     exports: &[Export],
     keys: &[CacheKey],
-) -> Option<Arc<Vec<ExportedKey>>> {
+) -> Option<Arc<Vec<ExportedKey<ImmutableRef>>>> {
     let is_wanted = exports.iter().any(|export| matches!(export, Export::Inline));
     if !is_wanted {
         return None;
     }
-    match engine.solver.export(keys) {
+    match job.export(keys) {
         Ok(exported) => Some(Arc::new(exported)),
         Err(error) => {
             tracing::warn!(
@@ -371,7 +371,7 @@ pub(crate) async fn export(
             CachePlace::Store(name) => ("exporting cache to client directory", name.clone()),
         };
         let step = job.step(&format!("{}-cache-{number}", job.id()), title);
-        let given = one(engine, session, keys, export, step.sink()).await;
+        let given = one(engine, session, job.export(keys), export, step.sink()).await;
         step.finish(given.as_ref().err().map(text));
         match given {
             Ok(Some(manifest)) => {
@@ -394,13 +394,13 @@ pub(crate) async fn export(
 async fn one(
     engine: &Engine,
     session: &Session,
-    keys: &[CacheKey],
+    keys: Result<Vec<ExportedKey<ImmutableRef>>, keys::StoreError>,
     export: &CacheExport,
     sink: &solver::progress::Sink,
 ) -> Result<Option<oci::Descriptor>, OpError> {
     let collected = {
         let _activity = sink.begin("preparing build cache for export", "preparing");
-        let exported = engine.solver.export(keys).map_err(OpError::environment)?;
+        let exported = keys.map_err(OpError::environment)?;
         let worker = &engine.worker;
         worker
             .collect_cache(exported, export.mode, export.compression, sink)

@@ -74,7 +74,7 @@ pub(super) async fn give(
     built: &Built,
     caches: &[Export],
 ) -> Result<Outcome, BuildError> {
-    let source = source(engine, built, caches);
+    let source = source(job, built, caches);
     let exports = request
         .outputs
         .iter()
@@ -110,7 +110,7 @@ fn built_image(image: export::Image) -> BuiltImage {
     }
 }
 
-fn source(engine: &Engine, built: &Built, caches: &[Export]) -> Source {
+fn source(job: &Job<ImmutableRef>, built: &Built, caches: &[Export]) -> Source {
     let platforms =
         built
             .answer
@@ -122,7 +122,7 @@ fn source(engine: &Engine, built: &Built, caches: &[Export]) -> Source {
                 id: platform.id.clone(),
                 platform: platform.platform.clone(),
                 result: result.result.clone(),
-                inline_cache: caches::inline(engine, caches, &result.keys),
+                inline_cache: caches::inline(job, caches, &result.keys),
                 config: platform.config.clone(),
                 base_config: platform.base_config.clone(),
                 epoch: platform.epoch,

@@ -203,7 +203,7 @@ impl Runner {
             }
             metadata = records::metadata(&solved);
             let platforms = solved.platforms(&build.job).await?;
-            let (mut platforms, keys) = self.with_caches(platforms, &request.exports);
+            let (mut platforms, keys) = with_caches(&build, platforms, &request.exports);
             claims::read(&build, &solved, &mut platforms).await?;
             let all = Statements::new(&build, &run, &solved, &platforms);
             all.add(&asked, &mut platforms)?;
@@ -244,21 +244,6 @@ impl Runner {
         let failure = answer.as_ref().err();
         self.ended(&build, &request, failure, running, left).await;
         answer
-    }
-
-    /// Results with what an image is to say of their keys, and the keys of all.
-    fn with_caches(
-        &self,
-        platforms: Vec<(PlatformResult, Vec<CacheKey>)>,
-        exports: &[Export],
-    ) -> (Vec<PlatformResult>, Vec<CacheKey>) {
-        let mut all = Vec::new();
-        let platforms = platforms.into_iter().map(|(mut platform, keys)| {
-            platform.inline_cache = caches::inline(&self.engine, exports, &keys);
-            all.extend(keys);
-            platform
-        });
-        (platforms.collect(), all)
     }
 
     async fn result(
@@ -520,6 +505,21 @@ impl Runner {
             security_insecure: granted.security_insecure,
         }
     }
+}
+
+/// Results with what an image is to say of their keys, and the keys of all.
+fn with_caches(
+    build: &Build,
+    platforms: Vec<(PlatformResult, Vec<CacheKey>)>,
+    exports: &[Export],
+) -> (Vec<PlatformResult>, Vec<CacheKey>) {
+    let mut all = Vec::new();
+    let platforms = platforms.into_iter().map(|(mut platform, keys)| {
+        platform.inline_cache = caches::inline(&build.job, exports, &keys);
+        all.extend(keys);
+        platform
+    });
+    (platforms.collect(), all)
 }
 
 /// The devices among what is asked for.

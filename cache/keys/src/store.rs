@@ -10,7 +10,7 @@
 
 use std::borrow::Cow;
 
-use crate::key::{KeyId, Link, Record, ResultId};
+use crate::key::{KeyId, Link, Record, ResultId, Selector};
 
 /// A failure of the storage below a key store.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +78,18 @@ pub trait KeyStore: Send + Sync {
     /// # Errors
     /// As for [`KeyStore::exists`].
     fn links_to(&self, key: &KeyId) -> Result<Vec<(KeyId, Link)>, StoreError>;
+
+    /// The keys that lead to `key`, each with the input it is known by and the part of it that matters.
+    ///
+    /// # Errors
+    /// As for [`KeyStore::exists`].
+    fn sources(&self, key: &KeyId) -> Result<Vec<(KeyId, u32, Selector)>, StoreError> {
+        let links = self.links_to(key)?;
+        Ok(links
+            .into_iter()
+            .map(|(from, link)| (from, link.input, link.selector))
+            .collect())
+    }
 
     /// Files links and records, all or none. What is there already stays as it is, except that a
     /// record filed again takes the new time.

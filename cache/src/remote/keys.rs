@@ -6,7 +6,7 @@
 //! ```
 //!
 //! A record without inputs has the id of its root key, which is what it is written as. Others get ids of their own. A
-//! config does not say which op digest a root key was made of, so links cannot be told backwards.
+//! config does not say which op digest a root key was made of, so only the sources of links can be told, not the links.
 use super::{CacheConfig, RemoteCacheError, Time};
 use keys::{Batch, KeyId, KeyStore, Link, Record, ResultId, Selector, StoreError};
 use oci::{Descriptor, DiffId, Digest};
@@ -55,6 +55,7 @@ type Step = (KeyId, u32, Selector, Digest);
 pub struct RemoteKeys {
     known: HashSet<KeyId>,
     links: HashMap<Step, Vec<KeyId>>,
+    sources: HashMap<KeyId, Vec<(KeyId, u32, Selector)>>,
     records: HashMap<KeyId, Vec<Record>>,
     stacks: Vec<Vec<RemoteLayer>>,
 }
@@ -96,6 +97,8 @@ impl RemoteKeys {
                     let targets = targets.or_default();
                     if !targets.contains(id) {
                         targets.push(*id);
+                        let sources = made.sources.entry(*id).or_default();
+                        sources.push((*from, input, source.selector));
                     }
                 }
             }
@@ -205,6 +208,10 @@ impl KeyStore for RemoteKeys {
 
     fn links_to(&self, _: &KeyId) -> Result<Vec<(KeyId, Link)>, StoreError> {
         Ok(Vec::new())
+    }
+
+    fn sources(&self, key: &KeyId) -> Result<Vec<(KeyId, u32, Selector)>, StoreError> {
+        Ok(self.sources.get(key).cloned().unwrap_or_default())
     }
 
     fn save(&self, _: &Batch) -> Result<(), StoreError> {

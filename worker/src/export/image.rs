@@ -70,7 +70,7 @@ pub(super) async fn build(
             source
                 .platforms
                 .iter()
-                .map(|platform| one(worker, platform, attrs, &meter)),
+                .map(|platform| one(worker, platform, attrs, (&meter, sink))),
         )
         .await?
     };
@@ -153,7 +153,7 @@ async fn one(
     worker: &Worker,
     platform: &PlatformResult,
     attrs: &Attrs,
-    meter: &Arc<dyn Meter>,
+    (meter, sink): (&Arc<dyn Meter>, &Sink),
 ) -> Result<BuiltManifest, ExportError> {
     let cache = &worker.cache;
     let invalid = |reason: String| ExportError::Config {
@@ -198,7 +198,7 @@ async fn one(
             .iter()
             .map(|layer| (layer.descriptor.digest, layer.diff_id))
             .collect();
-        crate::remote::write_inline(cache, keys, &layers, &mut config);
+        crate::remote::write_inline(cache, keys, sink, &layers, &mut config).await;
     }
     let config_bytes = config.to_json();
     cache.content().put(&config_bytes)?;

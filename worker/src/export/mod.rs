@@ -88,7 +88,7 @@ pub struct PlatformResult {
     /// What is stated about it.
     pub attestations: Vec<Attestation>,
     /// The keys of the result, for a cache inside the image (`--cache-to type=inline`).
-    pub inline_cache: Option<Arc<Vec<ExportedKey>>>,
+    pub inline_cache: Option<Arc<Vec<ExportedKey<ImmutableRef>>>>,
 }
 
 /// What was built.

@@ -10,12 +10,13 @@
 use std::collections::HashMap;
 use std::io;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use base64::Engine;
 use cache::remote::{CACHE_CONFIG, CacheManifest, Entry, PackedLayer, Shape, Table};
 use cache::{Cache, CompressionChoice, ImmutableRef, LayerBlob, Meter};
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use oci::{Descriptor, DiffId, Digest, ImageConfig, Reference};
 use registry::BlobSource;
 use solver::progress::Sink;
@@ -63,10 +64,35 @@ pub struct Exported {
 /// Where the config of an image holds its cache.
 const INLINE: &str = "moby.buildkit.cache.v0";
 
+/// A key of a build of ours.
+type Key = ExportedKey<ImmutableRef>;
+
+/// The results of a key, the newest of the store first, then those of imported caches, which are not fetched.
+fn results_of<'a>(
+    cache: &'a Cache,
+    key: &'a Key,
+    sink: &'a Sink,
+) -> impl Stream<Item = (ImmutableRef, SystemTime)> + 'a {
+    let local = key.records.iter().filter_map(|record| {
+        let found = cache.result(&record.result);
+        let found = found.inspect_err(|error| {
+            tracing::warn!(result = %record.result, %error, "a result is not exported");
+        });
+        Some((found.ok()??, record.created))
+    });
+    let imported = stream::iter(&key.imported).filter_map(async |known| {
+        let found = known.cache.load(sink, &known.record.result).await;
+        Some((found.ok()??, known.record.created))
+    });
+    let all = stream::iter(local).chain(imported);
+    all.filter(|(found, _)| futures_util::future::ready(!found.is_scratch()))
+}
+
 /// Puts what is known of `keys` into the config of an image with these layers: results that are made of them.
-pub(crate) fn write_inline(
+pub(crate) async fn write_inline(
     cache: &Cache,
-    keys: &[ExportedKey],
+    keys: &[Key],
+    sink: &Sink,
     image: &[(Digest, DiffId)],
     config: &mut ImageConfig,
 ) {
@@ -79,19 +105,20 @@ pub(crate) fn write_inline(
         });
         layers.collect()
     };
-    let result_of = |key: &ExportedKey| {
-        key.records.iter().find_map(|record| {
-            let result = cache.result(&record.result).ok().flatten()?;
-            let layers = named(&result).filter(|layers| !layers.is_empty())?;
-            Some((layers, record.created))
-        })
-    };
-    let entries = keys.iter().map(|key| Entry {
-        digest: key.digest,
-        inputs: key.inputs.clone(),
-        result: result_of(key),
-    });
-    match Table::new(entries.collect()).inline(image) {
+    let mut entries = Vec::with_capacity(keys.len());
+    for key in keys {
+        let mut results = std::pin::pin!(results_of(cache, key, sink));
+        let mut result = None;
+        while let (None, Some((found, created))) = (&result, results.next().await) {
+            result = named(&found).map(|layers| (layers, created));
+        }
+        entries.push(Entry {
+            digest: key.digest,
+            inputs: key.inputs.clone(),
+            result,
+        });
+    }
+    match Table::new(entries).inline(image) {
         Some(records) => {
             let text = base64::engine::general_purpose::STANDARD.encode(records);
             config.extra.insert(INLINE.to_owned(), text.into());
@@ -107,7 +134,7 @@ impl Worker {
     /// The store's.
     pub async fn collect_cache(
         &self,
-        keys: Vec<ExportedKey>,
+        keys: Vec<Key>,
         mode: Mode,
         compression: CompressionChoice,
         sink: &Sink,
@@ -121,7 +148,7 @@ impl Worker {
                 let (key, meter) = (&keys[at], &meter);
                 async move {
                     let packs = mode == Mode::Max || key.is_result;
-                    (at, self.result_of(key, packs, compression, meter).await)
+                    (at, self.result_of(key, packs, compression, (meter, sink)).await)
                 }
             });
             let mut found = stream::iter(found).buffer_unordered(PACKED_AT_ONCE);
@@ -151,27 +178,23 @@ impl Worker {
     /// The layers of the newest result of a key that can be had.
     async fn result_of(
         &self,
-        key: &ExportedKey,
+        key: &Key,
         packs: bool,
         compression: CompressionChoice,
-        meter: &Arc<dyn Meter>,
-    ) -> Option<(Vec<LayerBlob>, std::time::SystemTime)> {
-        for record in &key.records {
-            let blobs = match self.cache.result(&record.result) {
-                Ok(Some(found)) if found.is_scratch() => continue,
-                Ok(Some(found)) if packs => {
-                    self.cache.layer_blobs(&found, compression, meter).await.map(Some)
-                }
-                Ok(Some(found)) => self.cache.known_layer_blobs(&found, compression),
-                Ok(None) => continue,
-                Err(error) => Err(error),
+        (meter, sink): (&Arc<dyn Meter>, &Sink),
+    ) -> Option<(Vec<LayerBlob>, SystemTime)> {
+        let mut results = std::pin::pin!(results_of(&self.cache, key, sink));
+        while let Some((found, created)) = results.next().await {
+            let blobs = if packs {
+                let packed = self.cache.layer_blobs(&found, compression, meter);
+                packed.await.map(Some)
+            } else {
+                self.cache.known_layer_blobs(&found, compression)
             };
             match blobs {
-                Ok(Some(blobs)) => return Some((blobs, record.created)),
+                Ok(Some(blobs)) => return Some((blobs, created)),
                 Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(result = %record.result, %error, "a result is not exported");
-                }
+                Err(error) => tracing::warn!(result = ?found, %error, "a result is not exported"),
             }
         }
         None

@@ -11,6 +11,7 @@
 //!
 //! What cannot be had is a miss, and the log says so.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use async_trait::async_trait;
@@ -19,10 +20,11 @@ use cache::{Blob, Cache, ImmutableRef, Origin, RecordInfo};
 use futures_util::stream::{self, TryStreamExt};
 use keys::{KeyStore, ResultId};
 use oci::{Descriptor, Digest, MAX_MANIFEST_BYTES, Reference};
+use parking_lot::Mutex;
 use registry::Registry;
 use session::Caller;
 use solver::progress::{Sink, Warning};
-use solver::{ImportedCache, OpContext, OpError};
+use solver::{ImportedCache, OpError};
 use tokio::io::AsyncReadExt;
 use tokio_util::io::SyncIoBridge;
 
@@ -40,6 +42,8 @@ pub struct Imported {
     from: From,
     /// For people.
     name: String,
+    /// Layers that were found in their registry.
+    found: Mutex<HashSet<Digest>>,
 }
 
 /// Where layers come from.
@@ -140,6 +144,7 @@ impl Worker {
                 cache: self.cache.clone(),
                 from: from.clone(),
                 name: name.clone(),
+                found: Mutex::default(),
             })
         });
         Ok(imported.collect())
@@ -159,16 +164,16 @@ impl ImportedCache<ImmutableRef> for Imported {
         self.keys.clone()
     }
 
-    async fn load(&self, ctx: &OpContext, id: &ResultId) -> Result<Option<ImmutableRef>, OpError> {
+    async fn load(&self, progress: &Sink, id: &ResultId) -> Result<Option<ImmutableRef>, OpError> {
         let Some(layers) = self.keys.layers(id) else {
             return Ok(None);
         };
-        match self.bring(layers, &ctx.progress).await {
+        match self.bring(layers, progress).await {
             Ok(made) => Ok(Some(made)),
             Err(error) => {
                 let reason = format!("a result of the cache {} is not to be had: {error}", self.name);
                 tracing::warn!("{reason}");
-                ctx.progress.warn(Warning {
+                progress.warn(Warning {
                     short: reason,
                     ..Warning::default()
                 });
@@ -225,10 +230,16 @@ impl Imported {
         match &self.from {
             From::Registry {
                 registry, reference, ..
-            } => match registry.has_blob(reference, &digest).await? {
-                true => Ok(()),
-                false => Err(RemoteError::NotFound { digest }),
-            },
+            } => {
+                if self.found.lock().contains(&digest) {
+                    return Ok(());
+                }
+                if !registry.has_blob(reference, &digest).await? {
+                    return Err(RemoteError::NotFound { digest });
+                }
+                self.found.lock().insert(digest);
+                Ok(())
+            }
             From::Store { caller, store } => {
                 let _activity = sink.begin(digest.to_string(), "copying");
                 let stream = caller.blob(store, &digest).await?;
