@@ -40,6 +40,7 @@ mod tests;
 pub use cgroup::ToolGroups;
 pub use error::{Blame, Error};
 pub use process::{Doorway, Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
+pub use seccomp::oci_profile;
 pub use spawner::{Spawner, spawner_main};
 pub use spec::Spec;
 pub use tool::{Confined, Tool, ToolMount};

@@ -384,9 +384,10 @@ fn config(spec: &Spec, mounts: &[Value], groups: &Groups) -> Value {
     } else {
         spec.capabilities
     };
+    let bounding = bounding_set();
     let capabilities: Vec<String> = (0u32..)
         .zip(CAPABILITIES)
-        .filter(|(bit, _)| given.has(*bit))
+        .filter(|(bit, _)| given.has(*bit) && bounding.has(*bit))
         .map(|(_, name)| format!("CAP_{name}"))
         .collect();
     let mut namespaces = vec![
@@ -416,6 +417,9 @@ fn config(spec: &Spec, mounts: &[Value], groups: &Groups) -> Value {
     }
     if let Groups::Theirs(place) = groups {
         linux["cgroupsPath"] = json!(place.path());
+    }
+    if let Some(filter) = sandbox::oci_profile(spec.capabilities).filter(|_| !insecure) {
+        linux["seccomp"] = filter;
     }
     if !spec.devices.is_empty() {
         linux["devices"] = spec.devices.iter().map(device).collect();
@@ -447,6 +451,14 @@ fn config(spec: &Spec, mounts: &[Value], groups: &Groups) -> Value {
         "mounts": mounts,
         "linux": linux,
     })
+}
+
+/// What this machine grants at all: runtimes fail on what they are told to give and cannot.
+fn bounding_set() -> spec::Capabilities {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("CapBnd:"));
+    line.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .map_or(spec::Capabilities::ALL, spec::Capabilities)
 }
 
 fn letter(device: &spec::DeviceNode) -> &'static str {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! capabilities ─▶ profile: rules by name ─▶ table: numbers per architecture ─▶ compile: BPF ─▶ (kept in memory)
+//!                                       ─▶ runtime: for the configuration of another OCI runtime
 //! ```
 //!
 //! The rules are those of Docker's default profile of 2026. The program decides by binary search on the number
@@ -10,6 +11,9 @@
 mod profile;
 mod table;
 mod compile;
+mod runtime;
+
+pub use runtime::oci_profile;
 
 use std::collections::HashMap;
 use std::rc::Rc;
