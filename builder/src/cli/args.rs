@@ -53,7 +53,7 @@ pub enum Command {
     Load(LoadArgs),
     /// Show an image's manifest and configuration as JSON
     Inspect(InspectArgs),
-    /// Show the instructions an image was made by, or builds that are over (ls, inspect, logs, timing, rm)
+    /// Show the instructions an image was made by, or builds that are over (ls, inspect, logs, timing, rm, export, trace)
     History(HistoryArgs),
     /// Run a command in an image, in the same sandbox as RUN
     Run(RunArgs),
@@ -257,6 +257,38 @@ pub enum HistoryCommand {
     Timing(HistoryTimingArgs),
     /// Forget builds
     Rm(HistoryRmArgs),
+    /// Write builds to a .dockerbuild file, as Docker Desktop reads them
+    Export(HistoryExportArgs),
+    /// Print the trace of a build for Jaeger
+    Trace(HistoryRefArgs),
+    /// Refused: Docker Desktop is not ours to open
+    #[command(hide = true)]
+    Open(HistoryRefArgs),
+    /// Refused: Docker Desktop is not ours to fill
+    #[command(hide = true)]
+    Import(HistoryImportArgs),
+}
+
+/// `history export`
+#[derive(Debug, Args)]
+pub struct HistoryExportArgs {
+    /// The builds [default: the newest]
+    #[arg(value_name = "BUILD")]
+    pub builds: Vec<String>,
+    /// Every build that is over
+    #[arg(long, conflicts_with = "builds")]
+    pub all: bool,
+    /// The file [default: stdout, where that is no terminal]
+    #[arg(long, short = 'o', value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// `history import`
+#[derive(Debug, Args)]
+pub struct HistoryImportArgs {
+    /// The files
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
 }
 
 /// `history ls`

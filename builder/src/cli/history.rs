@@ -1,19 +1,21 @@
 //! `history`: of an image, its instructions; of builds, what is kept of them.
 use super::args::{
-    Global, HistoryArgs, HistoryCommand, HistoryLogsArgs, HistoryLsArgs, HistoryRefArgs, HistoryRmArgs,
-    HistoryTimingArgs,
+    Global, HistoryArgs, HistoryCommand, HistoryExportArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRefArgs,
+    HistoryRmArgs, HistoryTimingArgs,
 };
 use super::exit::ExitStatus;
 use super::table::{Table, ago};
 use super::values::UsageError;
 use crate::config::Config;
-use crate::history::{History, Limits, LogReader, Outcome, Query, Record, Stamp, Timeline, bars, page};
+use crate::history::{
+    History, Limits, LogReader, Outcome, Query, Record, Stamp, Timeline, bars, jaeger, page, write_bundle,
+};
 use crate::progress::{Replay, plain_line, window, wire};
 use anyhow::{Context, Result};
 use prost::Message;
 use serde_json::json;
 use solver::progress::Event;
-use std::io::{IsTerminal, Write};
+use std::io::{IsTerminal, Read, Write};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -35,6 +37,22 @@ pub(super) fn run(global: &Global, args: &HistoryArgs) -> Result<ExitStatus> {
         HistoryCommand::Logs(args) => logs(&history, args),
         HistoryCommand::Timing(args) => timing(&history, args),
         HistoryCommand::Rm(args) => remove(&history, args),
+        HistoryCommand::Export(args) => export(&config, &history, args),
+        HistoryCommand::Trace(args) => trace(&history, args),
+        HistoryCommand::Open(_) => {
+            let error =
+                UsageError::new("history open: opens Docker Desktop, which is not part of this program");
+            Err(error
+                .hint("history timing --html FILE writes a page of its own")
+                .into())
+        }
+        HistoryCommand::Import(_) => {
+            let error =
+                UsageError::new("history import: fills Docker Desktop, which is not part of this program");
+            Err(error
+                .hint("history export writes files that Docker Desktop imports")
+                .into())
+        }
     }
 }
 
@@ -172,6 +190,62 @@ fn remove(history: &History, args: &HistoryRmArgs) -> Result<ExitStatus> {
         history.remove(&record.id)?;
         writeln!(std::io::stdout(), "removed {}", record.id)?;
     }
+    Ok(ExitStatus::DONE)
+}
+
+fn export(config: &Config, history: &History, args: &HistoryExportArgs) -> Result<ExitStatus> {
+    let mut records = match (args.all, &args.builds[..]) {
+        (true, _) => history.list()?,
+        (false, []) => vec![history.find("")?],
+        (false, builds) => builds
+            .iter()
+            .map(|build| history.find(build))
+            .collect::<Result<_, _>>()?,
+    };
+    if args.all {
+        records.retain(|record| record.completed.is_some());
+    }
+    if let Some(running) = records.iter().find(|record| record.completed.is_none()) {
+        return Err(UsageError::new(format!("build {} still runs", running.id)).into());
+    }
+    if records.is_empty() {
+        return Err(UsageError::new("there is no build that is over").into());
+    }
+    match &args.output {
+        Some(path) => {
+            let named = || format!("write {}", path.display());
+            let file = std::fs::File::create(path).with_context(named)?;
+            write_bundle(history, &config.root, &records, std::io::BufWriter::new(file))
+                .with_context(named)?;
+            writeln!(std::io::stdout(), "written {}", path.display())?;
+        }
+        None if std::io::stdout().is_terminal() => {
+            let error = UsageError::new("history export: an archive would be written to the terminal");
+            return Err(error.hint("add --output FILE, or redirect stdout").into());
+        }
+        None => write_bundle(history, &config.root, &records, std::io::stdout().lock())?,
+    }
+    Ok(ExitStatus::DONE)
+}
+
+fn trace(history: &History, args: &HistoryRefArgs) -> Result<ExitStatus> {
+    let record = history.find(&args.build)?;
+    let mut bytes = Vec::new();
+    let kept = match &record.trace {
+        Some(trace) => history.open_blob(&trace.digest)?,
+        None => None,
+    };
+    if let Some(mut file) = kept {
+        file.read_to_end(&mut bytes).context("read the trace")?;
+    }
+    let Some(page) = jaeger(&bytes) else {
+        let error = UsageError::new(format!(
+            "build {} has no trace: those of a daemon have",
+            record.id
+        ));
+        return Err(error.hint("history timing shows where its time went").into());
+    };
+    writeln!(std::io::stdout(), "{page:#}")?;
     Ok(ExitStatus::DONE)
 }
 
