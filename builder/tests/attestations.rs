@@ -319,15 +319,22 @@ fn a_scanner_says_what_is_in_an_image() {
     if !scanner(&root, folder) {
         return;
     }
-    let context = context(folder, "FROM scratch\nCOPY file /file\n");
+    let dockerfile = "ARG BUILDKIT_SBOM_SCAN_CONTEXT=true\nFROM scratch AS made\nARG BUILDKIT_SBOM_SCAN_STAGE=true\n\
+                      COPY file /file\nFROM scratch AS unseen\nCOPY file /other\n\
+                      FROM scratch\nCOPY --from=made /file /file\nCOPY --from=unseen /other /other\n";
+    let context = context(folder, dockerfile);
     let mut seen = Vec::new();
     let check = |layout: &Path| {
         let (blobs, index) = layout_index(layout);
         let (_, statements) = blobs.statements(&index).remove(0);
-        let [sbom, provenance] = &statements[..] else {
-            panic!("two statements, not {}", statements.len());
+        // Of the result, of the build context, and of the stage that wants it.
+        let [sbom, of_context, of_stage, provenance] = &statements[..] else {
+            panic!("four statements, not {}", statements.len());
         };
-        assert_eq!(sbom["predicateType"], SPDX);
+        for scanned in [sbom, of_context, of_stage] {
+            assert_eq!(scanned["predicateType"], SPDX);
+            assert_eq!(scanned["predicate"]["files"][0]["fileName"], "file");
+        }
         assert_eq!(provenance["predicateType"], PROVENANCE_V1);
         let materials = &provenance["predicate"]["buildDefinition"]["resolvedDependencies"];
         let scanner = materials[0]["uri"].as_str().unwrap_or_default();

@@ -27,4 +27,6 @@ pub struct PlatformAnswer {
     pub base_config: Option<Vec<u8>>,
     /// `SOURCE_DATE_EPOCH`, seconds since 1970, when the Dockerfile or a build argument sets it.
     pub epoch: Option<i64>,
+    /// What a scan of it is to look at beside it, by name: the build context, stages.
+    pub scans: Vec<(String, Definition)>,
 }

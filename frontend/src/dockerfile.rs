@@ -216,6 +216,7 @@ fn answer(options: &Options, asked: Option<&Platform>, lowered: Lowered) -> Plat
         config: lowered.image.to_json(),
         base_config: lowered.base_image.as_ref().map(ImageConfig::to_json),
         epoch: lowered.epoch,
+        scans: lowered.scans,
     }
 }
 

@@ -25,6 +25,7 @@ mod copy;
 mod mode;
 mod workdir;
 mod config;
+mod scan; // what an SBOM is made of beside the target
 
 use std::collections::BTreeSet;
 
@@ -53,6 +54,8 @@ pub(crate) struct Lowered {
     pub(crate) base_image: Option<ImageConfig>,
     pub(crate) epoch: Option<i64>,
     pub(crate) outline: Outline,
+    /// What a scan looks at beside it, by name.
+    pub(crate) scans: Vec<(String, Definition)>,
 }
 
 /// How many bytes histories, arguments and environments may have together. Each RUN holds a copy of the
@@ -145,7 +148,9 @@ pub(crate) fn lower(given: &Given<'_>, entry: &Entry, mut plan: Plan) -> Result<
         done[at] = true;
     }
 
-    let outline = outline_of(&plan, &stages);
+    let reachable = reachable(&plan);
+    let outline = outline_of(&plan, &stages, &reachable);
+    let extras = scan::extras(&plan, &stages, &reachable, &context);
     let target = stages[plan.target]
         .take()
         .ok_or_else(|| Error::invalid("the target was not lowered"))?;
@@ -164,17 +169,22 @@ pub(crate) fn lower(given: &Given<'_>, entry: &Entry, mut plan: Plan) -> Result<
     image.config.labels.extend(given.options.labels.clone());
     set_platform(&mut image, given.platform);
     let definition = marshal(&target.state)?;
+    let scans = extras
+        .into_iter()
+        .map(|(name, state)| Ok((name, marshal(&state)?)));
+    let scans = scans.collect::<Result<_, Error>>()?;
     Ok(Lowered {
         definition,
         image,
         base_image: target.base_image,
         epoch: plan.args.epoch,
         outline,
+        scans,
     })
 }
 
-/// What the target can be given: by its own instructions, then those of the stages it is built on and takes from.
-fn outline_of(plan: &Plan, stages: &[Option<Stage>]) -> Outline {
+/// The target, then the stages it is built on and takes from.
+fn reachable(plan: &Plan) -> Vec<usize> {
     let (mut order, mut open) = (Vec::new(), vec![plan.target]);
     let mut seen = BTreeSet::new();
     while let Some(at) = open.pop() {
@@ -184,7 +194,12 @@ fn outline_of(plan: &Plan, stages: &[Option<Stage>]) -> Outline {
             open.extend(node.uses.iter().rev().chain(&node.parent));
         }
     }
-    let captures = order.iter().filter_map(|at| stages[*at].as_ref());
+    order
+}
+
+/// What the target can be given: by its own instructions, then those of the stages it needs.
+fn outline_of(plan: &Plan, stages: &[Option<Stage>], reachable: &[usize]) -> Outline {
+    let captures = reachable.iter().filter_map(|at| stages[*at].as_ref());
     let target = &plan.nodes[plan.target].stage;
     Outline {
         name: target.name.clone(),

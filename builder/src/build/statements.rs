@@ -1,8 +1,10 @@
 //! What is stated about each platform's result of a build in this process: what a scanner finds in it, how it was made.
-use super::BuildError;
-use super::attest::{Asked, Claim, Provenance, Run, Sbom, Scanner, Scope, Stating, core_first, pins};
+use super::attest::{
+    Asked, Claim, Provenance, Run, Sbom, ScanError, Scanner, Scope, Stating, core_first, pins,
+};
 use super::bridge::Bridge;
 use super::sources::guarded;
+use super::{BuildError, permissions};
 use crate::request::BuildRequest;
 use frontend::Answer;
 use llb::Definition;
@@ -43,7 +45,9 @@ async fn scan(
             continue;
         }
         let ignores_cache = request.no_cache == crate::request::NoCache::All;
-        let definition = scanner.scan(&platform.id, &platform.definition, &[], ignores_cache)?;
+        let definition = scanner.scan(&platform.id, &platform.definition, &platform.scans, ignores_cache)?;
+        let graph = definition.to_graph().map_err(ScanError::from)?;
+        permissions::check(&graph, request.entitlements)?;
         stated.extend(scanned(bridge, definition).await?);
     }
     Ok(())

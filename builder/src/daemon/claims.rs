@@ -9,7 +9,7 @@ use super::errors::Failure;
 use super::result::{LazyRef, Solved};
 use super::run::{Runner, id};
 use crate::build::attest::{Claim, SPDX, Sbom, ScanError, Scanner, core_first};
-use crate::build::{Bridge, Guard, Scope, guarded};
+use crate::build::{Bridge, Guard, Scope, guarded, permissions};
 use api::gateway::{Attestation as Wire, AttestationKind, InTotoSubject, InTotoSubjectKind, Ref};
 use bytes::Bytes;
 use llb::Definition;
@@ -213,6 +213,8 @@ impl Scan<'_> {
                 let made = guarded(&**guard, &definition).await;
                 definition = made.map_err(|denied| Failure::loading(&denied))?;
             }
+            let graph = definition.to_graph().map_err(|error| failed(error.into()))?;
+            permissions::check(&graph, Runner::granted(self.build)).map_err(Failure::from)?;
             let files = LazyRef::new(id()?, definition, self.scope);
             self.build.hold(&files)?;
             let claim = FrontendClaim {

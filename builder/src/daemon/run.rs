@@ -436,6 +436,9 @@ impl Runner {
             }
         }
         let mut fault = None;
+        let extras = answer.platforms.iter_mut();
+        let extras = extras.map(|platform| (platform.id.clone(), std::mem::take(&mut platform.scans)));
+        let extras: BTreeMap<String, Vec<(String, Definition)>> = extras.collect();
         let mut solved = Solved::of_answer(answer, &question.scope, || {
             id().unwrap_or_else(|failure| {
                 fault = Some(failure);
@@ -457,7 +460,7 @@ impl Runner {
                 asked: sbom,
                 attributes: &question.attributes,
             };
-            scan.add(&mut solved, &BTreeMap::new()).await?;
+            scan.add(&mut solved, &extras).await?;
         }
         Ok(solved)
     }

@@ -302,9 +302,14 @@ impl Stage {
     }
 }
 
+/// Whether a scan looks at the build context.
+pub(super) const SCAN_CONTEXT: &str = "BUILDKIT_SBOM_SCAN_CONTEXT";
+/// Whether it looks at a stage that is not the target.
+pub(super) const SCAN_STAGE: &str = "BUILDKIT_SBOM_SCAN_STAGE";
+
 /// Arguments that steer the SBOM scan and are no variables.
 pub(super) fn is_scan_arg(name: &str) -> bool {
-    matches!(name, "BUILDKIT_SBOM_SCAN_CONTEXT" | "BUILDKIT_SBOM_SCAN_STAGE")
+    matches!(name, SCAN_CONTEXT | SCAN_STAGE)
 }
 
 /// Seconds since 1970 as `2023-11-14T22:13:20Z`; none for years that have more than four digits.
