@@ -294,8 +294,15 @@ impl Making<'_> {
                    "options": ["nosuid", "noexec", "nodev", "mode=1777", shm]}),
             json!({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue",
                    "options": ["nosuid", "noexec", "nodev"]}),
-            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys]}),
         ]);
+        // Who is not the master of the network namespace may not mount its view of the devices.
+        let foreign = spec.network != Network::None && sandbox::rootless::is_in_user_namespace();
+        self.mounts.push(if foreign {
+            json!({"destination": "/sys", "type": "bind", "source": "/sys",
+                   "options": ["rbind", "nosuid", "noexec", "nodev", sys]})
+        } else {
+            json!({"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": ["nosuid", "noexec", "nodev", sys]})
+        });
     }
 
     fn bind(&mut self, from: &Path, target: &str, readonly: bool, is_dir: bool) {
@@ -390,6 +397,12 @@ fn config(spec: &Spec, mounts: &[Value], groups: &Groups) -> Value {
         .filter(|(bit, _)| given.has(*bit) && bounding.has(*bit))
         .map(|(_, name)| format!("CAP_{name}"))
         .collect();
+    let mut sets = json!({"bounding": capabilities, "effective": capabilities, "permitted": capabilities});
+    if insecure {
+        // Whoever the user is, as in our own executor.
+        sets["inheritable"] = json!(capabilities);
+        sets["ambient"] = json!(capabilities);
+    }
     let mut namespaces = vec![
         json!({"type": "mount"}),
         json!({"type": "pid"}),
@@ -442,7 +455,7 @@ fn config(spec: &Spec, mounts: &[Value], groups: &Groups) -> Value {
             "args": spec.args,
             "env": spec.env,
             "cwd": spec.cwd,
-            "capabilities": {"bounding": capabilities, "effective": capabilities, "permitted": capabilities},
+            "capabilities": sets,
             "rlimits": rlimits,
             "noNewPrivileges": false,
         },
