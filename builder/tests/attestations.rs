@@ -301,7 +301,7 @@ fn scanner(root: &Path, folder: &Path) -> bool {
     let script = r#"
 for source in $BUILDKIT_SCAN_SOURCE ${BUILDKIT_SCAN_SOURCE_EXTRAS:+$BUILDKIT_SCAN_SOURCE_EXTRAS/*}; do
   /busybox test -f $source/file && found='{"fileName":"file"}' || found=
-  echo "{\"predicateType\":\"https://spdx.dev/Document\",\"predicate\":{\"name\":\"$BUILDKIT_SCAN_HINT\",\"files\":[$found]}}" \
+  echo "{\"predicateType\":\"https://spdx.dev/Document\",\"predicate\":{\"spdxVersion\":\"SPDX-2.3\",\"name\":\"$BUILDKIT_SCAN_HINT\",\"files\":[$found]}}" \
     > $BUILDKIT_SCAN_DESTINATION/${source##*/}.spdx.json
 done
 "#;
@@ -376,7 +376,12 @@ fn a_scanner_says_what_is_in_an_image() {
     seen.push(check(&layout));
     for predicate in seen {
         assert_eq!(predicate["name"], "here");
-        assert_eq!(predicate["files"][0]["fileName"], "file");
+        let comment = predicate["files"][0]["comment"].as_str().unwrap_or_default();
+        assert!(comment.starts_with("layerID: sha256:"), "{predicate}");
+        let creator = predicate["creationInfo"]["creators"][0]
+            .as_str()
+            .unwrap_or_default();
+        assert!(creator.starts_with("Tool: builder-"), "{predicate}");
     }
 
     let wrong = builder(

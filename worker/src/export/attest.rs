@@ -11,7 +11,7 @@
 use std::fmt::Debug;
 use std::sync::Arc;
 
-use cache::Cache;
+use cache::{Cache, Meter, NoMeter};
 use oci::{Descriptor, DiffId, Digest, OCI_CONFIG, OCI_EMPTY, OCI_MANIFEST, Platform, Reference, go_json};
 use serde_json::{Value, json};
 use solver::OpError;
@@ -19,7 +19,7 @@ use solver::progress::Sink;
 
 use super::attrs::Attrs;
 use super::image::{BuiltLayer, BuiltManifest};
-use super::{ExportError, PlatformResult};
+use super::{ExportError, PlatformResult, sbom};
 
 /// The media type of a statement.
 pub const IN_TOTO: &str = "application/vnd.in-toto+json";
@@ -140,7 +140,7 @@ fn subjects_of(attestation: &Attestation, built: &[(String, Digest)]) -> Vec<Val
 }
 
 /// Writes the statements about one image, and the manifest that lists them.
-pub(super) fn manifest(
+pub(super) async fn manifest(
     cache: &Cache,
     platform: &PlatformResult,
     built: &BuiltManifest,
@@ -156,7 +156,10 @@ pub(super) fn manifest(
         .collect();
     let mut layers = Vec::new();
     for attestation in &platform.attestations {
-        let bytes = go_json(&statement(attestation, &subjects, &made_of)?, false);
+        let bytes = go_json(
+            &in_layers(attestation, platform, &subjects, &made_of).await?,
+            false,
+        );
         let digest = cache.content().put(&bytes)?;
         let mut descriptor = Descriptor::new(IN_TOTO, digest, bytes.len() as u64);
         let kind = attestation.predicate_type.clone();
@@ -209,6 +212,22 @@ pub(super) fn manifest(
         config,
         layers,
     })
+}
+
+/// A statement about an image; one about its files says in which layers they are.
+async fn in_layers(
+    attestation: &Attestation,
+    platform: &PlatformResult,
+    subjects: &[(String, Digest)],
+    layers: &[Descriptor],
+) -> Result<Value, ExportError> {
+    let mut statement = statement(attestation, subjects, layers)?;
+    if let (true, Some(result)) = (attestation.is_core_sbom, &platform.result) {
+        let meter: Arc<dyn Meter> = Arc::new(NoMeter);
+        let view = result.view(&meter).await?;
+        sbom::add_layers(&mut statement["predicate"], &view, layers);
+    }
+    Ok(statement)
 }
 
 /// An image as a subject: under each of its names.

@@ -84,7 +84,7 @@ pub(super) async fn build(
     let has_statements = are_wanted(&source.platforms, attrs);
     let is_index = source.is_index || manifests.len() > 1 || has_statements;
     let attestations = match is_index {
-        true => attestations(worker, source, &manifests, attrs, sink)?,
+        true => attestations(worker, source, &manifests, attrs, sink).await?,
         false => Vec::new(),
     };
     let target = match &manifests[..] {
@@ -103,7 +103,7 @@ pub(super) async fn build(
 }
 
 /// The manifests of what is stated about each image.
-fn attestations(
+async fn attestations(
     worker: &Worker,
     source: &Source,
     manifests: &[BuiltManifest],
@@ -116,7 +116,7 @@ fn attestations(
         if !attrs.is_oci {
             return Err(ExportError::NoAttestations);
         }
-        all.push(attest::manifest(&worker.cache, platform, built, attrs, sink)?);
+        all.push(attest::manifest(&worker.cache, platform, built, attrs, sink).await?);
     }
     Ok(all)
 }

@@ -14,6 +14,7 @@
 
 mod attrs;
 mod config;
+mod sbom;
 mod attest;
 mod image;
 mod push;
