@@ -112,6 +112,7 @@ fn service(config: &Config, args: &ServeArgs, file: &mut DaemonFile) -> Result<S
         platforms: std::mem::take(&mut file.worker.platforms),
         drain,
         tracing: Tracing::default(),
+        environment: file.provenance_environment()?,
         debug: file
             .grpc
             .debug_address

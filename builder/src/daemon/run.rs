@@ -93,6 +93,8 @@ pub(super) struct Runner {
     pub(super) frontends: Frontends,
     /// What is counted.
     pub(super) metrics: Arc<Metrics>,
+    /// What the administrator adds to the environment that provenance states.
+    pub(super) environment: Arc<serde_json::Map<String, serde_json::Value>>,
     /// Spans of builds.
     pub(super) traces: Arc<Traces>,
     /// How the store is kept small.
@@ -184,7 +186,8 @@ impl Runner {
         (request, asked): (Request, Asked),
         allowed: Entitlements,
     ) -> Result<BTreeMap<String, String>, Failure> {
-        let run = Arc::new(Run::begin(id()?));
+        let run = Run::begin(id()?).in_environment(self.environment.clone());
+        let run = Arc::new(run);
         let counted = tokio::spawn(pump(build.job.progress(), build.clone()));
         let (mut metadata, mut given, mut stated) = (BTreeMap::new(), Given::default(), Stated::default());
         let work = async {

@@ -77,6 +77,8 @@ pub struct Service {
     pub drain: Duration,
     /// Where metrics and introspection are.
     pub debug: Option<Address>,
+    /// What is added to the environment that provenance states.
+    pub environment: serde_json::Map<String, serde_json::Value>,
     /// Where spans go.
     pub tracing: Tracing,
     /// Who is told that it serves, and that it stops.
@@ -129,6 +131,7 @@ pub async fn serve(
         gc: service.gc,
         metrics: Arc::default(),
         traces: Arc::new(traces),
+        environment: Arc::new(service.environment),
         worker: worker.clone(),
         closing: CancellationToken::new(),
     });

@@ -394,7 +394,8 @@ impl Document {
     }
 
     fn environment(&self, platform_key: &str) -> Value {
-        let mut out = Map::new();
+        // What is known wins over what an administrator says.
+        let mut out = Map::clone(&self.run.environment);
         if self.has_own_frontend {
             let version = Value::from(frontend::DOCKERFILE_VERSION);
             out.insert("dockerfileVersion".to_owned(), version);

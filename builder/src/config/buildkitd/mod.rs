@@ -10,9 +10,9 @@
 //!
 //! | | keys |
 //! |---|---|
-//! | works | `root` `insecure-entitlements` `debug` `trace` `log.*` `grpc.{address,debugAddress,uid,gid,tls.*}` `cdi.*` `dns.*` `history.*` `registry.*` `frontend.*`, `worker.oci.{enabled,labels,platforms,gc,gckeepstorage,reservedSpace,maxUsedSpace,minFreeSpace,gcpolicy,binary,max-parallelism,defaultCgroupParent,networkMode}` |
+//! | works | `root` `provenanceEnvDir` `insecure-entitlements` `debug` `trace` `log.*` `grpc.{address,debugAddress,uid,gid,tls.*}` `cdi.*` `dns.*` `history.*` `registry.*` `frontend.*`, `worker.oci.{enabled,labels,platforms,gc,gckeepstorage,reservedSpace,maxUsedSpace,minFreeSpace,gcpolicy,binary,max-parallelism,defaultCgroupParent,networkMode}` |
 //! | refused when it asks for something | `proxyNetwork`, `worker.oci.{enabled=false,apparmor-profile,selinux,userRemapUnsupported,proxySnapshotterPath}`, `networkMode = "cni"`, `cdi.autoAllowed` |
-//! | warned about | what is done otherwise here: `worker.containerd`, `cache.gha`, `otel`, `system`, CNI, snapshotters, `noProcessSandbox`, `provenanceEnvDir` |
+//! | warned about | what is done otherwise here: `worker.containerd`, `cache.gha`, `otel`, `system`, CNI, snapshotters, `noProcessSandbox` |
 mod section;
 mod sizes;
 mod gc;
@@ -24,6 +24,7 @@ pub use worker::{NetworkMode, OciWorker};
 
 use super::{ConfigError, Environment, RegistryFile};
 use section::{Reader, Section, asks};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +37,8 @@ pub struct DaemonFile {
     pub root: Option<PathBuf>,
     /// What builds may be granted.
     pub entitlements: Option<Vec<String>>,
+    /// Where files with additions to provenance are.
+    pub provenance_env_dir: Option<PathBuf>,
     /// How the log is written.
     pub log: Log,
     /// Where the daemon listens.
@@ -166,6 +169,49 @@ impl DaemonFile {
     }
 }
 
+/// Where BuildKit looks if nothing is said.
+const PROVENANCE_FOLDER: &str = "/etc/buildkit/provenance.d";
+
+impl DaemonFile {
+    /// What the files `*.json` of `provenanceEnvDir` say together, in the order of their names; a folder that is not there
+    /// says nothing.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is no JSON object.
+    pub fn provenance_environment(&self) -> Result<Map<String, Value>, ConfigError> {
+        let folder = self.provenance_env_dir.clone();
+        let folder = folder.unwrap_or_else(|| PROVENANCE_FOLDER.into());
+        let read = |path: &Path| {
+            let path = path.to_owned();
+            move |source| ConfigError::Read { path, source }
+        };
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Map::new()),
+            Err(error) => return Err(read(&folder)(error)),
+        };
+        let mut paths = Vec::new();
+        for entry in entries {
+            let path = entry.map_err(read(&folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "json") && path.is_file() {
+                paths.push(path);
+            }
+        }
+        paths.sort();
+        let mut environment = Map::new();
+        for path in paths {
+            let text = std::fs::read(&path).map_err(read(&path))?;
+            let said: Map<String, Value> =
+                serde_json::from_slice(&text).map_err(|error| ConfigError::Parse {
+                    path: path.clone(),
+                    reason: error.to_string(),
+                })?;
+            environment.extend(said);
+        }
+        Ok(environment)
+    }
+}
+
 fn parse(text: &str) -> Result<(DaemonFile, Vec<String>), String> {
     let table = DeTable::parse(text).map_err(|error| error.to_string())?;
     let reader = Reader::new(text);
@@ -181,11 +227,11 @@ fn read(mut top: Section<'_, '_>) -> DaemonFile {
     let mut file = DaemonFile {
         root: top.path("root"),
         entitlements: top.texts("insecure-entitlements"),
+        provenance_env_dir: top.path("provenanceEnvDir"),
         ..DaemonFile::default()
     };
     let (is_debug, is_trace) = (top.bool("debug"), top.bool("trace"));
     top.refuse("proxyNetwork", asks, "steps cannot be kept to a proxy here");
-    top.warn("provenanceEnvDir", "is not added to provenance here");
     if let Some(section) = top.section("log") {
         file.log = log(section);
     }

@@ -115,10 +115,6 @@ fn keys_without_effect_are_named_with_their_place() {
             "line 2, column 1: otel.socketPath: steps",
         ),
         (
-            "provenanceEnvDir = \"/etc/x\"",
-            "line 1, column 1: provenanceEnvDir: ",
-        ),
-        (
             "[worker.oci]\n  cniPoolSize = 16",
             "line 2, column 3: worker.oci.cniPoolSize: ",
         ),
@@ -208,6 +204,32 @@ fn what_cannot_be_done_is_refused_with_its_place() {
         let error = refused(text);
         assert!(error.contains(expected), "{text}: {error}");
     }
+}
+
+#[test]
+fn what_provenance_states_beside() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = DaemonFile {
+        provenance_env_dir: Some(folder.path().to_owned()),
+        ..DaemonFile::default()
+    };
+    for (name, text) in [
+        ("b.json", r#"{"a":2,"b":3}"#),
+        ("a.json", r#"{"a":1}"#),
+        ("README", "no"),
+    ] {
+        std::fs::write(folder.path().join(name), text).expect("written");
+    }
+    let said = file.provenance_environment().expect("objects");
+    assert_eq!((&said["a"], &said["b"], said.len()), (&2.into(), &3.into(), 2));
+    std::fs::write(folder.path().join("c.json"), "[]").expect("written");
+    let error = file.provenance_environment().expect_err("a list");
+    assert!(error.to_string().contains("c.json"), "{error}");
+    let nothing = DaemonFile {
+        provenance_env_dir: Some("/nonexistent".into()),
+        ..DaemonFile::default()
+    };
+    assert_eq!(nothing.provenance_environment().expect("nothing").len(), 0);
 }
 
 #[test]
