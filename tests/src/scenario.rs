@@ -35,6 +35,9 @@ struct Script {
     /// Runs as an ordinary user; skipped where the tests are not root.
     #[serde(default)]
     ordinary_user: bool,
+    /// Shows what only root may: limits without a delegated group, device nodes, a bridge. Skipped for others.
+    #[serde(default)]
+    root: bool,
     /// That user may use `/dev/net/tun`, as distributions have it.
     #[serde(default)]
     tun: bool,
@@ -180,6 +183,9 @@ impl Scenario {
         ensure!(!script.about.is_empty(), "a case says what it is about");
         if script.ordinary_user && !is_root() {
             return Ok(Some("becoming another user needs root".to_owned()));
+        }
+        if script.root && !is_root() {
+            return Ok(Some("what it shows needs root".to_owned()));
         }
         if daemon && script.ordinary_user {
             return Ok(Some("the daemon of this test is root's".to_owned()));
