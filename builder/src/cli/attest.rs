@@ -2,6 +2,10 @@
 //!
 //! `--provenance=mode=max` is `--attest=type=provenance,mode=max`; `false` or `disabled=true` takes it back. Of several
 //! of one kind the last counts.
+//!
+//! Differs: buildx asks for a provenance in mode `min` by itself where a daemon can state one. It holds when the build began
+//! and ended, so that the same build, even wholly from the cache or with `SOURCE_DATE_EPOCH`, has another digest each time.
+//! Here nothing is stated that was not asked for; buildx as a client of our daemon asks as ever.
 use super::build_flags::{BuildFlags, go_bool};
 use super::values::{UsageError, fields};
 use std::collections::BTreeMap;
