@@ -240,7 +240,7 @@ fn trace(history: &History, args: &HistoryRefArgs) -> Result<ExitStatus> {
     }
     let Some(page) = jaeger(&bytes) else {
         let error = UsageError::new(format!(
-            "build {} has no trace: those of a daemon have",
+            "build {} has no trace: a daemon writes one within seconds of a build's end, builds without a daemon have none",
             record.id
         ));
         return Err(error.hint("history timing shows where its time went").into());
