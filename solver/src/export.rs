@@ -357,6 +357,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_came_from_a_cache_that_is_not_trusted_any_more_is_worked_out_anew() {
+        let (there, here) = (Arc::<Machine>::default(), Arc::<Machine>::default());
+        let first = solver(&there).job("there", Arc::new(()));
+        build(&first, &vertices()).await;
+        let solver = solver(&here);
+        let job = solver.job("with", Arc::new(()));
+        job.import(there);
+        assert_eq!(build(&job, &vertices()).await.0, ["context"]);
+        job.distrust_imports();
+        for result in here.results.lock().keys() {
+            here.keys.release(result).expect("memory");
+        }
+        // The vertex that was loaded is a new one; those nothing was loaded for are those of the first plan, and count there.
+        assert_eq!(build(&job, &vertices()).await.0, ["last"]);
+        job.discard().await;
+        assert_eq!(solver.holdings(), crate::Holdings::default());
+    }
+
+    #[tokio::test]
     async fn what_was_imported_and_not_asked_for_is_told_again() {
         let (there, here) = (Arc::<Machine>::default(), Arc::<Machine>::default());
         let first = solver(&there).job("there", Arc::new(()));

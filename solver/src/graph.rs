@@ -122,6 +122,8 @@ pub(crate) struct Node<R> {
     pub(crate) contents: Vec<Content>,
     pub(crate) exec: Exec<R>,
     pub(crate) outcome: Outcome,
+    /// Whether its result came from an imported cache.
+    pub(crate) is_imported: bool,
     /// Of the running op.
     pub(crate) exec_cancel: Option<CancellationToken>,
     pub(crate) failure: Option<Arc<VertexError>>,

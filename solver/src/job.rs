@@ -264,6 +264,16 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
         export::export(keys, local, imports)
     }
 
+    /// Takes the imported caches away, and lets the builds of this job that begin from now on work out anew what came
+    /// from them.
+    pub fn distrust_imports(&self) {
+        let mut core = self.shared.core.lock();
+        core.distrust_imports(self.owner.job);
+        let imports = core.forget_imports(self.owner.job);
+        drop(core);
+        drop(imports);
+    }
+
     /// What became of every vertex of the job's builds so far, first steps first.
     #[must_use]
     pub fn report(&self) -> Vec<StepReport> {

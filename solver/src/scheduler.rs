@@ -27,7 +27,7 @@ use crate::error::{OpError, Phase, VertexError};
 use crate::graph::{
     BuildId, Cached, Candidate, Content, Edge, EdgeId, Exec, Graph, Level, Node, NodeId, Question,
 };
-use crate::keys::Stores;
+use crate::keys::{LOCAL, Stores};
 use crate::load::{Plan, Step};
 use crate::op::{CacheMap, Group, ImportedCache, Op, OpContext};
 use crate::progress::{Clock, Event as Progress, Feed, LogLimits, Sink, Stream, VertexEvent};
@@ -186,6 +186,17 @@ impl<R: Clone> Core<R> {
         views
     }
 
+    /// Lets the builds of a job that begin from now on join no vertex whose result came from an imported cache.
+    pub(crate) fn distrust_imports(&mut self, job: u64) {
+        let builds = self.builds.values().filter(|build| build.owner.job == job);
+        let nodes: HashSet<NodeId> = builds.flat_map(|build| build.nodes.iter().copied()).collect();
+        for id in nodes {
+            if self.graph.get(id).is_some_and(|node| node.is_imported) {
+                self.graph.retire(id);
+            }
+        }
+    }
+
     /// Takes away the caches a job imported.
     pub(crate) fn forget_imports(&mut self, job: u64) -> Vec<Arc<dyn ImportedCache<R>>> {
         let gone = self.imports.extract_if(|_, import| import.job == job);
@@ -270,6 +281,7 @@ impl<R: Clone> Core<R> {
                 has_all_maps: false,
                 exec: Exec::NotAsked,
                 outcome: Outcome::NotNeeded,
+                is_imported: false,
                 exec_cancel: None,
                 failure: None,
                 cancel: CancellationToken::new(),
@@ -410,7 +422,7 @@ impl<R: Clone> Core<R> {
         let is_late = edge.is_settled();
         match answer {
             Some(loaded) if !is_late => {
-                let Candidate { key, record, .. } = loaded.candidate;
+                let Candidate { key, record, slot } = loaded.candidate;
                 if let Some(result) = loaded.kept {
                     let created = record.created;
                     self.stores.file_imported(&key, &Record { result, created });
@@ -422,6 +434,7 @@ impl<R: Clone> Core<R> {
                 });
                 let node = self.graph.get_mut(id.node).expect("its edge is there");
                 node.outcome = Outcome::Loaded;
+                node.is_imported = slot != LOCAL;
                 node.feed.started(began, true);
                 node.feed.completed(now, None);
                 self.settled(id);

@@ -101,6 +101,60 @@ fn another_machine_runs_nothing_and_fetches_only_what_it_reads() {
 }
 
 #[test]
+fn a_layer_that_turns_out_broken_when_it_is_read_is_built_again() {
+    if !tool("docker-registry") {
+        println!("skipped: docker-registry is needed");
+        return;
+    }
+    let place = Place::new();
+    let registry = Registry::start(place.folder.path());
+    let cache = format!("{}/team/cache:max", registry.address);
+    place.build(
+        "first",
+        "plain",
+        &[&format!("--cache-to=type=registry,ref={cache},mode=max")],
+    );
+    // The registry says it has them; what it sends is something else.
+    for layer in small_blobs(&place.path("registry")) {
+        let mut bytes = fs::read(&layer).expect("a blob");
+        if bytes.starts_with(&[0x1f, 0x8b]) {
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            fs::write(&layer, bytes).expect("written");
+        }
+    }
+    let image = place.path("image.tar").display().to_string();
+    let output = format!("type=oci,dest={image}");
+    let from = format!("--cache-from={cache}");
+    let exported = place.build("second", "plain", &[&from, "-o", &output]);
+    assert!(
+        exported.stderr.contains("all was built without it"),
+        "{}",
+        exported.stderr
+    );
+    place.dockerfile(&format!("{DOCKERFILE}RUN cat /last\n"));
+    let ran = place.build("third", "plain", &[&from]);
+    assert!(ran.stderr.contains("all was built without it"), "{}", ran.stderr);
+    assert_eq!(place.ran("third", &[]), [""; 0]);
+}
+
+/// The blobs of a registry that are no base image.
+fn small_blobs(registry: &Path) -> Vec<PathBuf> {
+    let (mut open, mut found) = (vec![registry.to_owned()], Vec::new());
+    while let Some(folder) = open.pop() {
+        for entry in fs::read_dir(folder).expect("a folder") {
+            let path = entry.expect("read").path();
+            if path.is_dir() {
+                open.push(path);
+            } else if path.ends_with("data") && fs::metadata(&path).expect("a file").len() < 100_000 {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
 fn a_cache_that_is_imported_and_exported_again_keeps_what_nobody_asked_for() {
     let place = Place::new();
     let folder = place.path("cache").display().to_string();

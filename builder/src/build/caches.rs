@@ -7,17 +7,19 @@
 //!
 //! What cannot be imported is a step that failed and a miss: never a build that fails. What cannot be exported fails the
 //! build, unless the entry says `ignore-error`. An attribute nobody knows is refused by name.
+use super::BuildError;
 use super::run::Engine;
 use cache::layer::Level;
 use cache::remote::Shape;
-use cache::{CompressionChoice, ImmutableRef};
+use cache::{CacheError, CompressionChoice, ImmutableRef};
 use keys::CacheKey;
 use oci::{Compression, Digest, Reference};
-use solver::{ExportedKey, Job, OpError};
+use parking_lot::Mutex;
+use solver::{ExportedKey, Job, OpError, SolveError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use worker::Session;
-use worker::remote::{CacheExport, CachePlace, Mode};
+use worker::remote::{CacheExport, CachePlace, Imported, Mode};
 
 /// The key of the answer that describes an exported cache's manifest.
 pub(crate) const MANIFEST: &str = "cache.manifest";
@@ -284,12 +286,32 @@ fn wrong(name: &str, value: &str, reason: impl ToString) -> EntryError {
     }
 }
 
-/// Imports caches for the builds of a job that begin from now on, all at once.
+/// The caches one build imported.
+pub(crate) type AllImported = Mutex<Vec<Arc<Imported>>>;
+
+/// A build failed: a layer of an imported result may be the cause, and shall not fail the next one too.
+pub(crate) fn forget(imported: &AllImported) {
+    imported.lock().iter().for_each(|cache| cache.forget());
+}
+
+/// Whether a build failed on something of the store, where some of it came from imported caches.
+pub(crate) fn may_be_broken(imported: &AllImported, error: &BuildError) -> bool {
+    let is_used = imported.lock().iter().any(|cache| cache.is_used());
+    is_used
+        && match error {
+            BuildError::Solve(SolveError::Vertex { error, .. }) => error.cause.find::<CacheError>().is_some(),
+            BuildError::Export { .. } | BuildError::CacheExport { .. } => true,
+            _ => false,
+        }
+}
+
+/// Imports caches for the builds of a job that begin from now on, all at once, and adds them to `all`.
 pub(crate) async fn import(
     engine: &Engine,
     job: &Job<ImmutableRef>,
     session: &Session,
     entries: &[CacheEntry],
+    all: &AllImported,
 ) {
     let imports = entries.iter().map(|entry| async move {
         let title = entry.title();
@@ -304,6 +326,7 @@ pub(crate) async fn import(
         match imported {
             Ok(caches) => {
                 for cache in caches {
+                    all.lock().push(cache.clone());
                     job.import(cache);
                 }
                 step.finish(None);

@@ -5,7 +5,7 @@
 //! ```
 use super::attest::{Asked, Request, Run, Scope};
 use super::bridge::Bridge;
-use super::caches::{self, Export};
+use super::caches::{self, AllImported, CacheEntry, Export};
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
 use super::sources::{Guard, Rules, guarded};
@@ -43,6 +43,38 @@ pub async fn run(
     session: Arc<Session>,
     request: &BuildRequest,
 ) -> Result<Outcome, BuildError> {
+    let imported = AllImported::default();
+    let error = match once(
+        engine,
+        job,
+        session.clone(),
+        request,
+        &request.cache_from,
+        &imported,
+    )
+    .await
+    {
+        Err(error) if caches::may_be_broken(&imported, &error) => error,
+        built => return built,
+    };
+    // Differs: to BuildKit this is the end of the build. A cache shall never be worse than none.
+    caches::forget(&imported);
+    job.distrust_imports();
+    let mut outcome = once(engine, job, session, request, &[], &AllImported::default()).await?;
+    outcome.notes.push(format!(
+        "what was imported could not be used, all was built without it: {error}"
+    ));
+    Ok(outcome)
+}
+
+async fn once(
+    engine: &Engine,
+    job: &Job<ImmutableRef>,
+    session: Arc<Session>,
+    request: &BuildRequest,
+    cache_from: &[CacheEntry],
+    imported: &AllImported,
+) -> Result<Outcome, BuildError> {
     outputs::check(request)?;
     let exports = exports(request)?;
     let attributes = request.attributes();
@@ -73,7 +105,7 @@ pub async fn run(
         });
     }
     // Caches are read while the frontend reads the Dockerfile.
-    let importing = caches::import(engine, job, &session, &request.cache_from);
+    let importing = caches::import(engine, job, &session, cache_from, imported);
     let (answer, ()) = tokio::join!(frontend::build(&bridge, &options), importing);
     let mut answer = answer?;
     if let Some(guard) = &guard {

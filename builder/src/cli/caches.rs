@@ -60,6 +60,10 @@ fn entry(flag: &str, value: &str) -> Result<CacheEntry, UsageError> {
         UsageError::new(format!("{flag} {value}: it has no type"))
             .hint("say type=registry, type=local or, to --cache-to, type=inline")
     })?;
+    if attrs.contains_key("reset") {
+        let what = "reset: a folder is not emptied; remove it before the build";
+        return Err(UsageError::new(format!("{flag} {value}: {what}")));
+    }
     if kind == "local" {
         for name in ["src", "dest"] {
             if let Some(path) = attrs.get_mut(name).filter(|path| !path.is_empty()) {

@@ -10,7 +10,17 @@ use tokio::sync::OnceCell;
 
 /// The caches of one build that were named so far.
 #[derive(Default)]
-pub(super) struct Imports(parking_lot::Mutex<HashMap<String, Arc<OnceCell<()>>>>);
+pub(super) struct Imports {
+    named: parking_lot::Mutex<HashMap<String, Arc<OnceCell<()>>>>,
+    imported: caches::AllImported,
+}
+
+impl Imports {
+    /// As [`caches::forget`].
+    pub(super) fn forget(&self) {
+        caches::forget(&self.imported);
+    }
+}
 
 /// The most caches of one build.
 const MAX_IMPORTS: usize = 1000;
@@ -48,7 +58,7 @@ pub(super) fn of_name(name: &str) -> CacheEntry {
 /// Imports what was not imported yet, and waits for what others import.
 pub(super) async fn import(engine: &Engine, build: &Build, entries: &[CacheEntry]) {
     let once = |entry: &CacheEntry| {
-        let mut known = build.imports.0.lock();
+        let mut known = build.imports.named.lock();
         let is_new = known.len() < MAX_IMPORTS;
         let name = format!("{entry:?}");
         if is_new {
@@ -59,7 +69,8 @@ pub(super) async fn import(engine: &Engine, build: &Build, entries: &[CacheEntry
     };
     let imports = entries.iter().filter_map(|entry| Some((once(entry)?, entry)));
     let imports = imports.map(|(once, entry)| async move {
-        let import = || caches::import(engine, &build.job, &build.session, std::slice::from_ref(entry));
+        let (entry, all) = (std::slice::from_ref(entry), &build.imports.imported);
+        let import = || caches::import(engine, &build.job, &build.session, entry, all);
         once.get_or_init(import).await;
     });
     futures_util::future::join_all(imports).await;

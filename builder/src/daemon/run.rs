@@ -225,6 +225,9 @@ impl Runner {
             () = build.cancel.cancelled() => Err(Failure::canceled()),
             answer = work => answer,
         };
+        if answer.is_err() && !build.cancel.is_cancelled() {
+            build.imports.forget();
+        }
         if let Ok(response) = &mut answer {
             let passed = metadata.iter().filter(|(key, _)| key.starts_with("frontend."));
             response.extend(passed.map(|(key, value)| (key.clone(), value.clone())));

@@ -44,6 +44,8 @@ pub struct Imported {
     name: String,
     /// Layers that were found in their registry.
     found: Mutex<HashSet<Digest>>,
+    /// What was loaded, as the store names it.
+    loaded: Mutex<Vec<ResultId>>,
 }
 
 /// Where layers come from.
@@ -145,6 +147,7 @@ impl Worker {
                 from: from.clone(),
                 name: name.clone(),
                 found: Mutex::default(),
+                loaded: Mutex::default(),
             })
         });
         Ok(imported.collect())
@@ -169,7 +172,10 @@ impl ImportedCache<ImmutableRef> for Imported {
             return Ok(None);
         };
         match self.bring(layers, progress).await {
-            Ok(made) => Ok(Some(made)),
+            Ok(made) => {
+                self.loaded.lock().extend(self.cache.result_id(&made));
+                Ok(Some(made))
+            }
             Err(error) => {
                 let reason = format!("a result of the cache {} is not to be had: {error}", self.name);
                 tracing::warn!("{reason}");
@@ -184,6 +190,21 @@ impl ImportedCache<ImmutableRef> for Imported {
 }
 
 impl Imported {
+    /// Whether a result of it was loaded.
+    pub fn is_used(&self) -> bool {
+        !self.loaded.lock().is_empty()
+    }
+
+    /// Lets no later build find what was loaded from here: its layers may not be what they were said to be, which shows
+    /// when they are fetched. A build that imports the cache again finds it there.
+    pub fn forget(&self) {
+        for result in std::mem::take(&mut *self.loaded.lock()) {
+            if let Err(error) = self.cache.keys().release(&result) {
+                tracing::warn!(%result, error = &error as &dyn std::error::Error, "an imported result stays");
+            }
+        }
+    }
+
     /// The ref of these layers, after a look at whether they can be had.
     async fn bring(&self, layers: &[RemoteLayer], sink: &Sink) -> Result<ImmutableRef, RemoteError> {
         stream::iter(layers.iter().map(Ok))
