@@ -72,7 +72,7 @@ impl Finding {
 /// Looks at everything. Must be called before any thread is started: it may enter a user namespace.
 pub fn examine(config: &Config) -> Vec<Finding> {
     let mut findings = vec![kernel()];
-    let is_root = rustix::process::geteuid().is_root();
+    let is_root = sandbox::rootless::may_mount();
     findings.extend(ids(is_root));
     let is_entered = match sandbox::rootless::enter() {
         Ok(_) => true,
@@ -117,6 +117,12 @@ fn ids(is_root: bool) -> Vec<Finding> {
     }
     let uid = rustix::process::getuid().as_raw();
     let mut findings = Vec::new();
+    if uid == 0 {
+        findings.push(Finding::fine(
+            "user",
+            "root that may not mount: steps run in a user namespace",
+        ));
+    }
     if read("/proc/sys/user/max_user_namespaces") == "0" {
         findings.push(Finding::broken(
             "user",
@@ -137,6 +143,9 @@ fn ids(is_root: bool) -> Vec<Finding> {
             "AppArmor restricts user namespaces of programs without a profile",
             "sysctl kernel.apparmor_restrict_unprivileged_userns=0, or write a profile for this program",
         ));
+    }
+    if uid == 0 {
+        return findings;
     }
     let has_range = |file: &str| {
         let text = read(file);

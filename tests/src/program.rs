@@ -22,6 +22,8 @@ pub enum User {
     OrdinaryWithTun,
     /// The same without sub ids: its user namespace has one id only.
     OrdinaryWithoutSubIds,
+    /// Root as containers have it, who may neither mount nor set up networks; needs root.
+    RootOfContainer,
 }
 
 /// The program on one root.
@@ -104,6 +106,13 @@ impl Program {
             User::OrdinaryWithTun => self.in_private_mounts(
                 "mount -t tmpfs -o mode=755 none /dev/net && mknod -m 666 /dev/net/tun c 10 200",
             ),
+            User::RootOfContainer => {
+                let without = "-sys_admin,-net_admin,-sys_ptrace,-sys_resource,-mknod";
+                let mut command = Command::new("setpriv");
+                command.args(["--bounding-set", without, "--inh-caps", without, "--"]);
+                command.arg(&self.binary);
+                command
+            }
             User::OrdinaryWithoutSubIds => self.in_private_mounts("mount --bind /dev/null /etc/subuid"),
         };
         command

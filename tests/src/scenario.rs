@@ -38,6 +38,9 @@ struct Script {
     /// Shows what only root may: limits without a delegated group, device nodes, a bridge. Skipped for others.
     #[serde(default)]
     root: bool,
+    /// Runs as root that may not mount; skipped where the tests are not root.
+    #[serde(default)]
+    container_root: bool,
     /// That user may use `/dev/net/tun`, as distributions have it.
     #[serde(default)]
     tun: bool,
@@ -184,7 +187,7 @@ impl Scenario {
         if script.ordinary_user && !is_root() {
             return Ok(Some("becoming another user needs root".to_owned()));
         }
-        if script.root && !is_root() {
+        if (script.root || script.container_root) && !is_root() {
             return Ok(Some("what it shows needs root".to_owned()));
         }
         if daemon && script.ordinary_user {
@@ -220,6 +223,7 @@ impl Scenario {
         fs::create_dir_all(&root)?;
         fs::create_dir_all(&out)?;
         let user = match (script.ordinary_user, script.tun, script.no_sub_ids) {
+            (false, ..) if script.container_root => User::RootOfContainer,
             (false, ..) => User::Same,
             (true, true, _) => User::OrdinaryWithTun,
             (true, false, true) => User::OrdinaryWithoutSubIds,
@@ -227,7 +231,7 @@ impl Scenario {
         };
         let mut program = Program::new(&root, user);
         let mut bases = fixtures().join("bases");
-        if user != User::Same {
+        if !matches!(user, User::Same | User::RootOfContainer) {
             // That user may not look into this checkout.
             let binary = place.path().join("builder");
             fs::copy(Program::binary(), &binary)?;

@@ -187,15 +187,26 @@ impl Stage {
             lowers: &lowers,
             upper: upper.as_ref(),
         };
+        let mounted = self.mount_either(overlay, support, &options, place);
+        mounted.map_err(|failure| explained(overlay, failure))
+    }
+
+    fn mount_either(
+        &self,
+        overlay: &Overlay,
+        support: &OverlaySupport,
+        options: &Options<'_>,
+        place: &CStr,
+    ) -> Result<OwnedFd, Failure> {
         if !support.appends.get() {
-            return self.mount_old(overlay, support, &options, place);
+            return self.mount_old(overlay, support, options, place);
         }
-        match self.mount_new(overlay, support, &options, place) {
+        match self.mount_new(overlay, support, options, place) {
             // Kernels before 6.7 take `lowerdir+` in silence and refuse the whole; the string they know tells whether
             // that was the reason.
             Err(refused @ Failure::Setup(_, libc::EINVAL)) => {
                 let mounted = self
-                    .mount_old(overlay, support, &options, place)
+                    .mount_old(overlay, support, options, place)
                     .map_err(|_| refused)?;
                 support.appends.set(false);
                 Ok(mounted)
@@ -272,6 +283,26 @@ fn failed(overlay: &Overlay, detail: &str) -> Step {
     Step::Overlay {
         lowers: overlay.lowers.len(),
         detail: detail.into(),
+    }
+}
+
+/// Says what to do where the store lies on an overlay itself, as it does in most containers.
+fn explained(overlay: &Overlay, failure: Failure) -> Failure {
+    const OVERLAYFS_SUPER_MAGIC: u64 = 0x794c_7630;
+    let on_overlay = overlay
+        .upper
+        .as_ref()
+        .and_then(|upper| rustix::fs::statfs(&upper.dir).ok())
+        .is_some_and(|about| u64::try_from(about.f_type).is_ok_and(|kind| kind == OVERLAYFS_SUPER_MAGIC));
+    match failure {
+        Failure::Setup(Step::Overlay { lowers, .. }, errno) if on_overlay => {
+            let detail =
+                "the store lies on an overlay itself, as in a container, and those do not stack: give it a \
+                          volume or a tmpfs (--root or BUILDER_ROOT)"
+                    .into();
+            Failure::Setup(Step::Overlay { lowers, detail }, errno)
+        }
+        other => other,
     }
 }
 

@@ -5,7 +5,8 @@
 //! ```
 //!
 //! With `newuidmap`, `newgidmap` and a range in `/etc/subuid` and `/etc/subgid` the namespace has 65,536 ids or
-//! more; else one, our own, shown as 0: then steps can only be root and files only root's.
+//! more; else one, our own, shown as 0: then steps can only be root and files only root's. Root that may not mount, as in
+//! most containers, needs no such programs: it hands on all ids it has.
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -22,7 +23,7 @@ use crate::sys;
 /// What [`enter`] did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Entered {
-    /// Nothing: this process is root already.
+    /// Nothing: this process is root already, and may mount.
     AlreadyRoot,
     /// A namespace with a range of ids.
     Range,
@@ -30,12 +31,20 @@ pub enum Entered {
     SingleId,
 }
 
-/// Enters a user namespace when this process is not root. Must be called before any thread is started.
+/// Whether this process is root and may mount. Root of a container often may not, and is then as anybody else.
+#[must_use]
+pub fn may_mount() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    rustix::process::geteuid().is_root()
+        && sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_ADMIN))
+}
+
+/// Enters a user namespace when this process is not root or may not mount. Must be called before any thread is started.
 ///
 /// # Errors
 /// [`Error::Rootless`] says what to change on the machine.
 pub fn enter() -> Result<Entered, Error> {
-    if rustix::process::geteuid().is_root() {
+    if may_mount() {
         return Ok(Entered::AlreadyRoot);
     }
     let failed = |what: &str| {
@@ -46,11 +55,13 @@ pub fn enter() -> Result<Entered, Error> {
         rustix::process::geteuid().as_raw(),
         rustix::process::getegid().as_raw(),
     );
-    let ranges = Ranges::find(uid);
-    let helper = match &ranges {
-        Some(ranges) => {
-            Some(Helper::start(ranges, uid, gid).map_err(failed("start a helper for newuidmap"))?)
-        }
+    let mapping = match Ranges::find(uid) {
+        _ if uid == 0 => Some(Mapping::Own),
+        Some(ranges) => Some(Mapping::Subordinate(ranges, uid, gid)),
+        None => None,
+    };
+    let helper = match &mapping {
+        Some(mapping) => Some(Helper::start(mapping).map_err(failed("start a helper that maps ids"))?),
         None => None,
     };
     sys::unshare(UnshareFlags::NEWUSER | UnshareFlags::NEWNS).map_err(failed(
@@ -160,6 +171,45 @@ fn parse_ranges(text: &str, uid: u32, name: Option<&str>) -> Vec<(u32, u32)> {
         .collect()
 }
 
+/// How a namespace gets its ids.
+enum Mapping {
+    /// Of root: all it has itself, under the same numbers.
+    Own,
+    /// Our own, shown as 0, and subordinate ones behind it.
+    Subordinate(Ranges, u32, u32),
+}
+
+impl Mapping {
+    /// Maps the ids of `target`; whether that went well.
+    fn apply(&self, target: u32) -> bool {
+        match self {
+            Self::Own => ["uid_map", "gid_map"].iter().all(|map| {
+                let ours = fs::read_to_string(format!("/proc/self/{map}")).unwrap_or_default();
+                fs::write(format!("/proc/{target}/{map}"), same_ids(&ours)).is_ok()
+            }),
+            Self::Subordinate(ranges, uid, gid) => {
+                map("newuidmap", target, *uid, &ranges.uids) && map("newgidmap", target, *gid, &ranges.gids)
+            }
+        }
+    }
+}
+
+/// The map that shows the ids of the map `ours` under the same numbers; never quite all there can be, by which one would
+/// take it for the first namespace.
+fn same_ids(ours: &str) -> String {
+    const MOST: u32 = 0x7fff_ffff;
+    let mut map = String::new();
+    for line in ours.lines() {
+        let mut fields = line.split_whitespace();
+        if let (Some(first), Some(count)) =
+            (fields.next(), fields.nth(1).and_then(|count| count.parse().ok()))
+        {
+            map += &format!("{first} {first} {}\n", MOST.min(count));
+        }
+    }
+    map
+}
+
 /// A process left outside, which alone may map the ids of the one inside.
 struct Helper {
     go: OwnedFd,
@@ -167,7 +217,7 @@ struct Helper {
 }
 
 impl Helper {
-    fn start(ranges: &Ranges, uid: u32, gid: u32) -> io::Result<Self> {
+    fn start(mapping: &Mapping) -> io::Result<Self> {
         let (wait, go) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let (done, tell) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
         let target = std::process::id();
@@ -177,9 +227,7 @@ impl Helper {
         drop((go, done));
         let mut byte = [0];
         let told = fs::File::from(wait).read(&mut byte).unwrap_or(0) == 1;
-        let mapped = told
-            && map("newuidmap", target, uid, &ranges.uids)
-            && map("newgidmap", target, gid, &ranges.gids);
+        let mapped = told && mapping.apply(target);
         // The reader takes silence for failure.
         let _told = fs::File::from(tell).write_all(&[u8::from(mapped)]);
         sys::exit_now(0)
@@ -194,7 +242,7 @@ impl Helper {
         if read == 1 && byte[0] == 1 {
             Ok(())
         } else {
-            Err(io::Error::other("newuidmap failed"))
+            Err(io::Error::other("ids could not be mapped"))
         }
     }
 }
@@ -230,5 +278,16 @@ mod tests {
         );
         assert_eq!(parse_ranges(text, 1001, Some("bob")), [(1, 1)]);
         assert!(parse_ranges(text, 7, None).is_empty());
+    }
+
+    #[test]
+    fn root_hands_on_the_ids_it_has() {
+        for (ours, expected) in [
+            ("         0          0 4294967295\n", "0 0 2147483647\n"),
+            ("0 1000 1\n1 100000 65536\n", "0 0 1\n1 1 65536\n"),
+            ("", ""),
+        ] {
+            assert_eq!(same_ids(ours), expected);
+        }
     }
 }
