@@ -40,7 +40,9 @@ async fn text(of: &ImmutableRef, name: &str) -> Option<String> {
 #[tokio::test]
 async fn a_layer_goes_through_all_its_forms() {
     if !rustix::process::geteuid().is_root() {
-        eprintln!("skipped: directories of root's files need root, or the user namespace that the program enters");
+        eprintln!(
+            "skipped: directories of root's files need root, or the user namespace that the program enters"
+        );
         return;
     }
     let folder = tempfile::tempdir().expect("a temporary folder");

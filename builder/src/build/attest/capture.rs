@@ -233,3 +233,77 @@ pub(crate) fn masked(address: &str) -> String {
     };
     format!("{scheme}://{user}@{host}{}", &rest[end..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_passwords_in_addresses_are_masked() {
+        for (address, expected) in [
+            ("https://host/x.git#main", "https://host/x.git#main"),
+            ("https://me:secret@host/x", "https://xxxxx:xxxxx@host/x"),
+            ("https://token@host/x?a=b@c", "https://xxxxx@host/x?a=b@c"),
+            ("https://:secret@host", "https://:xxxxx@host"),
+            ("git@host:path", "git@host:path"),
+            ("local:name", "local:name"),
+        ] {
+            assert_eq!(masked(address), expected);
+        }
+    }
+
+    #[test]
+    fn an_image_by_tag_stands_for_the_same_by_digest() {
+        let digest = format!("sha256:{}", "ab".repeat(32));
+        let image = |reference: String| ImageSource {
+            reference,
+            platform: Some(Platform::new("linux", "amd64")),
+            digest: digest.clone(),
+            is_local: false,
+        };
+        let mut capture = Capture::default();
+        for reference in [
+            format!("docker.io/library/b:1@{digest}"),
+            format!("docker.io/library/a:latest@{digest}"),
+            "docker.io/library/a:latest".to_owned(),
+            "docker.io/library/a:latest".to_owned(),
+        ] {
+            capture.image(image(reference));
+        }
+        capture.settle();
+        let left: Vec<_> = capture.images.iter().map(|one| one.reference.as_str()).collect();
+        let by_digest = format!("docker.io/library/b:1@{digest}");
+        assert_eq!(left, ["docker.io/library/a:latest", by_digest.as_str()]);
+    }
+
+    #[test]
+    fn what_one_step_needs_is_not_optional() {
+        let mut capture = Capture::default();
+        let other = |is_optional| Capture {
+            secrets: BTreeMap::from([("id".to_owned(), is_optional)]),
+            ..Capture::default()
+        };
+        capture.merge(other(true));
+        assert!(capture.secrets["id"]);
+        capture.merge(other(false));
+        capture.merge(other(true));
+        assert!(!capture.secrets["id"]);
+    }
+
+    #[test]
+    fn a_source_nobody_asked_about_makes_materials_incomplete() {
+        let vertex_op = |identifier: &str| SourceOp {
+            identifier: identifier.to_owned(),
+            ..SourceOp::default()
+        };
+        let mut capture = Capture::default();
+        capture.source(&vertex_op("local://context"), None, None);
+        assert!(!capture.is_incomplete);
+        let git = vertex_op("git://github.com/a/b.git#main:sub");
+        capture.source(&git, None, Some("c0ffee"));
+        assert_eq!(capture.git["https://github.com/a/b.git#main"], "c0ffee");
+        assert!(!capture.is_incomplete);
+        capture.source(&vertex_op("https://host/file"), None, None);
+        assert!(capture.is_incomplete);
+    }
+}

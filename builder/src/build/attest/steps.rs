@@ -137,6 +137,7 @@ impl Steps {
     }
 
     /// What the image has of each step its layers come from: all layers up to that step.
+    /// Differs: BuildKit lists other results too, where their layers happen to be packed.
     pub(super) fn layers(&self, graph: &Graph, layers: &[Descriptor]) -> BTreeMap<String, Value> {
         let vertices: Vertices<'_> = graph.vertices.iter().map(|one| (one.digest, &**one)).collect();
         let mut found = BTreeMap::new();
