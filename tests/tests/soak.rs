@@ -159,7 +159,7 @@ impl Daemon {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id())).expect("it runs");
         let line = status
             .lines()
-            .find(|line| line.starts_with("VmRSS:"))
+            .find(|line| line.starts_with("RssAnon:"))
             .expect("a line");
         let digits: String = line.chars().filter(char::is_ascii_digit).collect();
         digits.parse().expect("a number")
@@ -407,7 +407,7 @@ fn a_thousand_builds_leave_nothing() {
     let begun = Instant::now();
     builds(&daemon, 0, WARM_UP, seed, false);
     daemon.settle();
-    thread::sleep(LINGER);
+    thread::sleep(LINGER + Duration::from_secs(1));
     let (before, files, resident) = (Leftovers::look(&root), daemon.files(), daemon.resident_kib());
     eprintln!(
         "after {WARM_UP} builds, {:?}: {} open files, {resident} KiB",
@@ -422,6 +422,8 @@ fn a_thousand_builds_leave_nothing() {
         let is_more = now.len() > files.len();
         if is_more { now } else { Vec::new() }
     });
+    // Then it gives back what it does not need.
+    thread::sleep(LINGER + Duration::from_secs(1));
     let (files_now, resident_now) = (daemon.files(), daemon.resident_kib());
     eprintln!(
         "after {count} more, {:?}, {alone} of them let alone: {} open files, {resident_now} KiB",

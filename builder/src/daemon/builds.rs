@@ -173,7 +173,15 @@ impl Builds {
         let (builds, id) = (self.clone(), build.id.clone());
         tokio::spawn(async move {
             tokio::time::sleep(LINGER).await;
-            builds.ended.lock().remove(&id);
+            let was_last = {
+                let mut ended = builds.ended.lock();
+                ended.remove(&id);
+                ended.is_empty()
+            };
+            if was_last && builds.count() == 0 {
+                // A daemon that has nothing to do holds no more memory than it needs; nothing waits for this.
+                tokio::task::spawn_blocking(sandbox::give_back_memory);
+            }
         });
     }
 

@@ -33,6 +33,10 @@ pub(super) async fn run(runner: Arc<Runner>) {
             if is_sweep {
                 sweep(&runner);
             }
+            if is_sweep {
+                // Many threads allocate, each where it likes: what they free stays in pieces that the allocator keeps.
+                sandbox::give_back_memory();
+            }
             if let Err(error) = runner.engine.cache.barrier() {
                 tracing::warn!(%error, "the store could not be made durable");
             }

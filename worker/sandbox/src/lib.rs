@@ -32,6 +32,7 @@ mod mounts;
 mod seccomp;
 mod init;
 mod filesystem;
+mod memory;
 mod sys;
 pub mod network;
 #[cfg(test)]
@@ -39,6 +40,7 @@ mod tests;
 
 pub use cgroup::ToolGroups;
 pub use error::{Blame, Error};
+pub use memory::give_back_memory;
 pub use process::{Doorway, Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
 pub use seccomp::oci_profile;
 pub use spawner::{Spawner, spawner_main};

@@ -12,6 +12,15 @@ use std::ptr;
 
 use rustix::thread::UnshareFlags;
 
+/// Gives memory that was freed back to the kernel, where the allocator keeps it (malloc_trim(3) of glibc).
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number and may be called at any time by any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// `CLONE_INTO_CGROUP` of clone3(2).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Stack of a cloned child: `init` needs a few pages; debug builds more.
