@@ -34,6 +34,8 @@ pub(super) const WANTED: [&str; 5] = ["memory", "cpu", "cpuset", "pids", "io"];
 pub(crate) struct Room {
     top: PathBuf,
     instance: PathBuf,
+    /// The controllers that nobody had below `top` before: the only ones that are taken back.
+    ours: Vec<String>,
 }
 
 impl Room {
@@ -47,22 +49,27 @@ impl Room {
 
     fn make_in(top: &Path, instance: &Path) -> Option<Self> {
         let builder = std::process::id();
+        let missing = missing_controllers(top);
+        let is_ours = |there: &[u32]| there.iter().all(|pid| is_of(*pid, builder));
+        let mut there = processes(top);
         // The top of all has no type.
-        if !top.join("cgroup.type").exists() || missing_controllers(top).is_empty() {
+        if !top.join("cgroup.type").exists() || missing.is_empty() || there.is_empty() || !is_ours(&there) {
             return None;
         }
         // Dropped, it leaves again.
-        let room = Self {
+        let mut room = Self {
             top: top.into(),
             instance: top.join(instance),
+            ours: Vec::new(),
         };
         for _ in 0..LOOKS {
-            let there = processes(top);
-            if there.is_empty() {
-                return Some(room);
-            }
-            if !there.iter().all(|pid| is_of(*pid, builder)) || room.enter(&there).is_err() {
+            if !is_ours(&there) || room.enter(&there).is_err() {
                 break;
+            }
+            there = processes(top);
+            if there.is_empty() {
+                room.ours = missing;
+                return Some(room);
             }
         }
         None
@@ -95,7 +102,7 @@ impl Drop for Room {
     fn drop(&mut self) {
         let above = self.instance.parent().unwrap_or(&self.top);
         for dir in [&self.instance, above, &self.top] {
-            for controller in WANTED {
+            for controller in &self.ours {
                 // Refused where another builder has groups here: then everything stays as it is.
                 let _refused = fs::write(dir.join("cgroup.subtree_control"), format!("-{controller}"));
             }
