@@ -14,6 +14,7 @@
 //! transport, nor are `ext` and submodules over anything but http, https, ssh and git.
 
 mod command;
+mod refs;
 
 use std::{
     fs,
@@ -32,6 +33,7 @@ use tree::{Everything, Kind, Root, RootPath, Timestamp, WalkOptions, walk};
 use url::Url;
 
 use command::Git;
+use refs::{Resolved, choose, is_commit, is_transport};
 
 use super::metadata::GitMetadata;
 use crate::{
@@ -92,17 +94,6 @@ pub(crate) struct GitOp {
     known_hosts: Option<String>,
     ssh: Option<String>,
     resolved: OnceCell<Resolved>,
-}
-
-/// What a ref names at this moment.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Resolved {
-    /// The object that is fetched: a commit, or the tag object that names it.
-    object: String,
-    /// The ref by its full name; the object itself if it was asked for by commit.
-    reference: String,
-    /// What enters the key.
-    commit: String,
 }
 
 impl GitOp {
@@ -613,68 +604,6 @@ fn text_of(path: &Path) -> Result<String, OpError> {
     Ok(text.to_owned())
 }
 
-fn is_transport(remote: &str) -> bool {
-    let known = ["http://", "https://", "ssh://", "git://"]
-        .iter()
-        .any(|scheme| remote.starts_with(scheme));
-    // user@host:path, the short form of ssh
-    let short = !remote.contains("://")
-        && remote
-            .split_once(':')
-            .is_some_and(|(host, _)| host.contains('@') && !host.contains('/'));
-    known || short
-}
-
-fn is_commit(text: &str) -> bool {
-    (text.len() == 40 || text.len() == 64) && text.bytes().all(|byte| byte.is_ascii_hexdigit())
-}
-
-/// What `ls-remote` says of a ref: branches before tags, a full name before both; tags by what they point to.
-fn choose(listed: &str, wanted: &str) -> Option<Resolved> {
-    let lines: Vec<(&str, &str)> = listed.lines().filter_map(|line| line.split_once('\t')).collect();
-    let find = |name: &str| {
-        lines
-            .iter()
-            .find(|(_, found)| *found == name)
-            .map(|(commit, _)| (*commit).to_owned())
-    };
-    if wanted.is_empty() {
-        let commit = lines
-            .iter()
-            .find(|(what, name)| *name == "HEAD" && !what.starts_with("ref: "))?
-            .0
-            .to_owned();
-        let branch = lines
-            .iter()
-            .find_map(|(what, name)| what.strip_prefix("ref: ").filter(|_| *name == "HEAD"));
-        let reference = branch.unwrap_or("HEAD").to_owned();
-        return Some(Resolved {
-            object: commit.clone(),
-            reference,
-            commit,
-        });
-    }
-    let full = format!("refs/{}", wanted.strip_prefix("refs/").unwrap_or(wanted));
-    let head = format!(
-        "refs/heads/{}",
-        wanted.strip_prefix("refs/heads/").unwrap_or(wanted)
-    );
-    let tag = format!(
-        "refs/tags/{}",
-        wanted.strip_prefix("refs/tags/").unwrap_or(wanted)
-    );
-    let name = [&full, &head, &tag]
-        .into_iter()
-        .find(|name| find(name).is_some())?;
-    let object = find(name)?;
-    let commit = find(&format!("{name}^{{}}")).unwrap_or_else(|| object.clone());
-    Some(Resolved {
-        object,
-        reference: name.clone(),
-        commit,
-    })
-}
-
 #[async_trait]
 impl Op<ImmutableRef> for GitOp {
     async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
@@ -767,44 +696,4 @@ fn layer_of(
     cache
         .add_tar_layer(&cache.scratch(), ingest, layer, info)
         .map_err(cache_error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn refs_are_chosen_as_git_does() {
-        let (a, b, c) = ("a".repeat(40), "b".repeat(40), "c".repeat(40));
-        let listed = format!(
-            "{a}\trefs/heads/v1\n{b}\trefs/tags/v1\n{c}\trefs/tags/v1^{{}}\n{b}\trefs/tags/v2\n{c}\trefs/tags/v2^{{}}\n"
-        );
-        let of =
-            |wanted: &str| choose(&listed, wanted).map(|found| (found.object, found.reference, found.commit));
-        assert_eq!(of("v1"), Some((a.clone(), "refs/heads/v1".into(), a.clone())));
-        assert_eq!(of("tags/v1"), Some((b.clone(), "refs/tags/v1".into(), c.clone())));
-        assert_eq!(of("v2"), Some((b.clone(), "refs/tags/v2".into(), c.clone())));
-        assert_eq!(of("v3"), None);
-        let head = format!("ref: refs/heads/main\tHEAD\n{a}\tHEAD\n");
-        assert_eq!(
-            choose(&head, "").map(|found| (found.object, found.reference)),
-            Some((a, "refs/heads/main".into()))
-        );
-    }
-
-    #[test]
-    fn only_remotes_over_the_network_are_transports() {
-        for remote in [
-            "https://h/r",
-            "http://h/r.git",
-            "ssh://git@h/r",
-            "git@h:r.git",
-            "git://h/r",
-        ] {
-            assert!(is_transport(remote), "{remote}");
-        }
-        for remote in ["file:///etc", "/etc", "ext::sh -c true", "h:r", "../r@x:y", ""] {
-            assert!(!is_transport(remote), "{remote}");
-        }
-    }
 }
