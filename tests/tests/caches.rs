@@ -70,14 +70,23 @@ fn blob_bytes(store: &Path) -> u64 {
         .sum()
 }
 
-#[test]
-fn another_machine_runs_nothing_and_fetches_only_what_it_reads() {
+/// A place with a registry in it, where there is one to be started.
+#[expect(clippy::print_stdout, reason = "whoever runs the tests is told what was skipped")]
+fn with_registry() -> Option<(Place, Registry)> {
     if !tool("docker-registry") {
         println!("skipped: docker-registry is needed");
-        return;
+        return None;
     }
     let place = Place::new();
     let registry = Registry::start(place.folder.path());
+    Some((place, registry))
+}
+
+#[test]
+fn another_machine_runs_nothing_and_fetches_only_what_it_reads() {
+    let Some((place, registry)) = with_registry() else {
+        return;
+    };
     let cache = format!("{}/team/cache:max", registry.address);
     let to = format!("--cache-to=type=registry,ref={cache},mode=max");
     assert_eq!(place.ran("first", &[&to]).len(), 5);
@@ -102,12 +111,9 @@ fn another_machine_runs_nothing_and_fetches_only_what_it_reads() {
 
 #[test]
 fn a_layer_that_turns_out_broken_when_it_is_read_is_built_again() {
-    if !tool("docker-registry") {
-        println!("skipped: docker-registry is needed");
+    let Some((place, registry)) = with_registry() else {
         return;
-    }
-    let place = Place::new();
-    let registry = Registry::start(place.folder.path());
+    };
     let cache = format!("{}/team/cache:max", registry.address);
     place.build(
         "first",
@@ -186,12 +192,9 @@ fn a_minimal_cache_has_the_layers_of_the_result_alone() {
 
 #[test]
 fn an_image_serves_as_a_cache() {
-    if !tool("docker-registry") {
-        println!("skipped: docker-registry is needed");
+    let Some((place, registry)) = with_registry() else {
         return;
-    }
-    let place = Place::new();
-    let registry = Registry::start(place.folder.path());
+    };
     let name = format!("{}/team/app:1", registry.address);
     place.build(
         "first",
