@@ -71,7 +71,10 @@ fn blob_bytes(store: &Path) -> u64 {
 }
 
 /// A place with a registry in it, where there is one to be started.
-#[expect(clippy::print_stdout, reason = "whoever runs the tests is told what was skipped")]
+#[expect(
+    clippy::print_stdout,
+    reason = "whoever runs the tests is told what was skipped"
+)]
 fn with_registry() -> Option<(Place, Registry)> {
     if !tool("docker-registry") {
         println!("skipped: docker-registry is needed");
