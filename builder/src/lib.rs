@@ -13,13 +13,14 @@
 //! 5. `build` is one build from request to answer.
 //! 6. `progress` shows it.
 //! 7. `daemon` is the same engine as a service.
-//! 8. `history` keeps what it showed and how it ended.
+//! 8. `history` keeps what it showed and how it ended; `trace` tells collectors.
 pub mod units;
 pub mod config;
 pub mod request;
 pub mod progress;
 pub mod excerpt;
 pub mod history;
+pub(crate) mod trace;
 pub mod build;
 pub mod stored;
 pub mod client;

@@ -12,6 +12,8 @@ mod docker_daemon;
 pub(crate) mod host_gateway; // the machine's address among the names of --add-host
 pub(crate) mod attest; // what is stated about a build
 mod statements; // all of it of one build
+pub(crate) mod metadata; // what the frontend says of its answer
+mod kept; // what the history keeps of it
 mod outcome;
 pub(crate) mod outputs;
 mod run;
@@ -21,6 +23,8 @@ pub(crate) use attest::{Request as ScopeRequest, Scope};
 pub(crate) use bridge::{Bridge, image_of};
 pub use caches::{CacheEntry, EntryError};
 pub use error::{BuildError, Lines};
+pub use kept::Kept;
+pub(crate) use kept::Stated;
 pub use outcome::{BuiltImage, Outcome};
 pub(crate) use outputs::title;
 pub use run::{Engine, run};

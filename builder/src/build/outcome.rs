@@ -1,4 +1,5 @@
 //! What a build gave, and the words it is closed with.
+use super::kept::Kept;
 use crate::progress::Summary;
 use crate::units::show_bytes;
 use oci::Digest;
@@ -20,6 +21,8 @@ pub struct Outcome {
     pub notes: Vec<String>,
     /// Why steps ran that the cache could have served, when that was asked for.
     pub explanation: Option<String>,
+    /// What the history is to keep.
+    pub kept: Kept,
 }
 
 /// One image.

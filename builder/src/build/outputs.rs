@@ -86,12 +86,13 @@ pub(super) async fn give(
             let step = job.step(&id, title(kind_of(output.kind)));
             let done = one(engine, session, request, output, source, step.sink()).await;
             step.finish(done.as_ref().err().map(ToString::to_string));
-            done.map(|done| (output, done))
+            done.map(|done| (number, output, done))
         }
     }))
     .await?;
     let mut outcome = Outcome::default();
-    for (output, done) in done {
+    for (number, output, done) in done {
+        outcome.kept.exported(number, &done);
         outcome.given.push(sentence(output));
         outcome.response.extend(done.response);
         if outcome.images.is_empty() {

@@ -6,10 +6,11 @@
 use super::attest::{Asked, Request, Run, Scope};
 use super::bridge::Bridge;
 use super::caches::{self, AllImported, CacheEntry, Export};
+use super::metadata::metadata;
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
 use super::sources::{Guard, Rules, guarded};
-use super::statements::statements;
+use super::statements::{for_the_record, statements};
 use super::{BuildError, host_gateway, permissions};
 use crate::request::BuildRequest;
 use cache::{Cache, ImmutableRef};
@@ -117,6 +118,9 @@ async fn once(
     let mut built = solve(job, answer).await?;
     built.attestations = statements(&bridge, request, (&asked, &run), &built.answer).await?;
     let mut outcome = outputs::give(engine, job, &session, request, &built, &exports).await?;
+    let text = |(key, value)| Some((key, String::from_utf8(value).ok()?));
+    outcome.kept.metadata = metadata(&built.answer).into_iter().filter_map(text).collect();
+    outcome.kept.stated = for_the_record(&bridge, (&asked, &run), &built.answer);
     outcome
         .response
         .extend(caches(engine, job, &session, &built, &exports).await?);

@@ -3,6 +3,7 @@ use super::attest::{
     Asked, Claim, Provenance, Run, Sbom, ScanError, Scanner, Scope, Stating, core_first, pins,
 };
 use super::bridge::Bridge;
+use super::kept::Stated;
 use super::sources::guarded;
 use super::{BuildError, permissions};
 use crate::request::BuildRequest;
@@ -11,6 +12,34 @@ use llb::Definition;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use worker::export::Attestation;
+
+/// All that can be stated of how a build's results were made, for the history: as a daemon keeps it.
+pub(super) fn for_the_record(
+    bridge: &Bridge<'_>,
+    (asked, run): (&Asked, &Arc<Run>),
+    answer: &Answer,
+) -> Stated {
+    let builder_id = asked.provenance.as_ref().map(|asked| asked.builder_id.clone());
+    let asked = Provenance {
+        builder_id: builder_id.unwrap_or_default(),
+        ..Provenance::default()
+    };
+    let mut statements = vec![Vec::new(); answer.platforms.len()];
+    if let Err(error) = provenance(bridge, &bridge.scope, run, &asked, answer, &mut statements) {
+        tracing::warn!(%error, "the history has no provenance of a build");
+    }
+    let mut stated = Stated::default();
+    for (platform, statements) in answer.platforms.iter().zip(statements) {
+        let name = match answer.is_multi_platform {
+            true => platform.id.as_str(),
+            false => "",
+        };
+        for one in statements {
+            stated.push(name, &platform.id, one);
+        }
+    }
+    stated
+}
 
 /// All that is asked to be stated, per platform.
 pub(super) async fn statements(

@@ -261,11 +261,9 @@ pub enum HistoryCommand {
     Export(HistoryExportArgs),
     /// Print the trace of a build for Jaeger
     Trace(HistoryRefArgs),
-    /// Refused: Docker Desktop is not ours to open
-    #[command(hide = true)]
+    /// Write the page of a build and show it in a browser, where there is one
     Open(HistoryRefArgs),
-    /// Refused: Docker Desktop is not ours to fill
-    #[command(hide = true)]
+    /// Read builds from .dockerbuild files, of this program or of docker buildx
     Import(HistoryImportArgs),
 }
 
@@ -286,9 +284,12 @@ pub struct HistoryExportArgs {
 /// `history import`
 #[derive(Debug, Args)]
 pub struct HistoryImportArgs {
-    /// The files
+    /// The files [default: stdin, where that is no terminal]; - is stdin
     #[arg(value_name = "FILE")]
     pub files: Vec<PathBuf>,
+    /// A file, as docker buildx has it; may be repeated
+    #[arg(long = "file", short = 'f', value_name = "FILE", conflicts_with = "files")]
+    pub named: Vec<PathBuf>,
 }
 
 /// `history ls`

@@ -1,14 +1,17 @@
 //! `history`: of an image, its instructions; of builds, what is kept of them.
+mod bundles; // export, import
+mod open;
+
 use super::args::{
-    Global, HistoryArgs, HistoryCommand, HistoryExportArgs, HistoryLogsArgs, HistoryLsArgs, HistoryRefArgs,
-    HistoryRmArgs, HistoryTimingArgs,
+    Global, HistoryArgs, HistoryCommand, HistoryLogsArgs, HistoryLsArgs, HistoryRefArgs, HistoryRmArgs,
+    HistoryTimingArgs,
 };
 use super::exit::ExitStatus;
 use super::table::{Table, ago};
 use super::values::UsageError;
 use crate::config::Config;
 use crate::history::{
-    History, Limits, LogReader, Outcome, Query, Record, Stamp, Timeline, bars, jaeger, page, write_bundle,
+    History, Limits, LogReader, Outcome, Query, Record, Stamp, Timeline, bars, jaeger, page,
 };
 use crate::progress::{Replay, plain_line, window, wire};
 use anyhow::{Context, Result};
@@ -37,22 +40,10 @@ pub(super) fn run(global: &Global, args: &HistoryArgs) -> Result<ExitStatus> {
         HistoryCommand::Logs(args) => logs(&history, args),
         HistoryCommand::Timing(args) => timing(&history, args),
         HistoryCommand::Rm(args) => remove(&history, args),
-        HistoryCommand::Export(args) => export(&config, &history, args),
+        HistoryCommand::Export(args) => bundles::export(&config, &history, args),
         HistoryCommand::Trace(args) => trace(&history, args),
-        HistoryCommand::Open(_) => {
-            let error =
-                UsageError::new("history open: opens Docker Desktop, which is not part of this program");
-            Err(error
-                .hint("history timing --html FILE writes a page of its own")
-                .into())
-        }
-        HistoryCommand::Import(_) => {
-            let error =
-                UsageError::new("history import: fills Docker Desktop, which is not part of this program");
-            Err(error
-                .hint("history export writes files that Docker Desktop imports")
-                .into())
-        }
+        HistoryCommand::Open(args) => open::open(&history, args),
+        HistoryCommand::Import(args) => bundles::import(&history, args),
     }
 }
 
@@ -141,12 +132,7 @@ fn logs(history: &History, args: &HistoryLogsArgs) -> Result<ExitStatus> {
 
 fn timing(history: &History, args: &HistoryTimingArgs) -> Result<ExitStatus> {
     let record = history.find(&args.build)?;
-    let mut timeline = Timeline::default();
-    read(history, &record, |events| {
-        events.iter().for_each(|event| timeline.apply(event));
-        Ok(())
-    })?;
-    let timeline = timeline.finish();
+    let timeline = timeline(history, &record)?;
     let mut out = std::io::stdout().lock();
     match args.html.as_deref() {
         Some(path) if path == Path::new("-") => out.write_all(page(&record, &timeline).as_bytes())?,
@@ -193,41 +179,6 @@ fn remove(history: &History, args: &HistoryRmArgs) -> Result<ExitStatus> {
     Ok(ExitStatus::DONE)
 }
 
-fn export(config: &Config, history: &History, args: &HistoryExportArgs) -> Result<ExitStatus> {
-    let mut records = match (args.all, &args.builds[..]) {
-        (true, _) => history.list()?,
-        (false, []) => vec![history.find("")?],
-        (false, builds) => builds
-            .iter()
-            .map(|build| history.find(build))
-            .collect::<Result<_, _>>()?,
-    };
-    if args.all {
-        records.retain(|record| record.completed.is_some());
-    }
-    if let Some(running) = records.iter().find(|record| record.completed.is_none()) {
-        return Err(UsageError::new(format!("build {} still runs", running.id)).into());
-    }
-    if records.is_empty() {
-        return Err(UsageError::new("there is no build that is over").into());
-    }
-    match &args.output {
-        Some(path) => {
-            let named = || format!("write {}", path.display());
-            let file = std::fs::File::create(path).with_context(named)?;
-            write_bundle(history, &config.root, &records, std::io::BufWriter::new(file))
-                .with_context(named)?;
-            writeln!(std::io::stdout(), "written {}", path.display())?;
-        }
-        None if std::io::stdout().is_terminal() => {
-            let error = UsageError::new("history export: an archive would be written to the terminal");
-            return Err(error.hint("add --output FILE, or redirect stdout").into());
-        }
-        None => write_bundle(history, &config.root, &records, std::io::stdout().lock())?,
-    }
-    Ok(ExitStatus::DONE)
-}
-
 fn trace(history: &History, args: &HistoryRefArgs) -> Result<ExitStatus> {
     let record = history.find(&args.build)?;
     let mut bytes = Vec::new();
@@ -250,6 +201,15 @@ fn trace(history: &History, args: &HistoryRefArgs) -> Result<ExitStatus> {
 }
 
 /// Goes through what a build showed.
+fn timeline(history: &History, record: &Record) -> Result<Timeline> {
+    let mut timeline = Timeline::default();
+    read(history, record, |events| {
+        events.iter().for_each(|event| timeline.apply(event));
+        Ok(())
+    })?;
+    Ok(timeline.finish())
+}
+
 fn read(history: &History, record: &Record, mut each: impl FnMut(&[Event]) -> Result<()>) -> Result<()> {
     let mut reader: LogReader = history.log(record)?;
     let runtime = tokio::runtime::Builder::new_current_thread()

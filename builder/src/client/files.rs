@@ -7,12 +7,18 @@ use serde_json::{Map, Value};
 use std::path::Path;
 
 /// Writes what the request asks for, each file aside first and then renamed.
-pub(super) fn write(request: &BuildRequest, build: &str, outcome: &Outcome) -> Result<(), BuildError> {
+/// `provenance` is added to the metadata.
+pub(super) fn write(
+    request: &BuildRequest,
+    build: &str,
+    outcome: &Outcome,
+    provenance: Map<String, Value>,
+) -> Result<(), BuildError> {
     if let Some(path) = &request.image_id_file {
         write_file(path, outcome.image_id().unwrap_or_default().as_bytes())?;
     }
     if let Some(path) = &request.metadata_file {
-        let mut text = serde_json::to_vec_pretty(&metadata(build, outcome)).unwrap_or_default();
+        let mut text = serde_json::to_vec_pretty(&metadata(build, outcome, provenance)).unwrap_or_default();
         text.push(b'\n');
         write_file(path, &text)?;
     }
@@ -20,8 +26,8 @@ pub(super) fn write(request: &BuildRequest, build: &str, outcome: &Outcome) -> R
 }
 
 /// The exporters' answers; descriptors, which are base64 of JSON, as JSON.
-fn metadata(build: &str, outcome: &Outcome) -> Value {
-    let mut object = Map::new();
+fn metadata(build: &str, outcome: &Outcome, provenance: Map<String, Value>) -> Value {
+    let mut object = provenance;
     object.insert(
         "buildx.build.ref".into(),
         Value::String(format!("builder/builder/{build}")),

@@ -9,11 +9,12 @@
 //! given back its mounts. Only after that the process ends.
 use super::files;
 use super::offer::offer;
+use super::provenance::{Mode, of_record};
 use super::recorder::Recorder;
 use super::signals::Signals;
 use super::store::{open_store, registry};
 use crate::build::{self, BuildError, Engine, Outcome};
-use crate::config::Config;
+use crate::config::{Config, Tracing};
 use crate::progress::{Kind, Look, Screen};
 use crate::request::{BuildRequest, DockerfileSource};
 use cache::Cache;
@@ -62,17 +63,19 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     let session = Session::new(caller, &engine.cache, entitlements(&request));
     let session = Arc::new(session.with_devices(devices(&request)?));
     let job = engine.solver.job(&id, session.clone());
-    let recorder = Recorder::begin(engine.cache.root(), &id, &request);
+    let tracing = Tracing::of(&config.environment);
+    let recorder = Recorder::begin(engine.cache.root(), &id, &request, tracing);
     let screen = Screen::start_with(job.progress(), setting.kind, setting.look, recorder.tap())
         .map_err(|error| machine("start the progress display", error))?;
-    let built = tokio::select! {
+    let mut built = tokio::select! {
         biased;
         signal = signals.received() => Err(BuildError::Cancelled { signal }),
         built = build::run(&engine, &job, session, &request) => built,
     };
     job.discard().await;
     let summary = screen.finish().await;
-    recorder.finish(&built);
+    let wanted = Mode::of(&config.environment);
+    let (history, record) = recorder.finish(&mut built).await;
     let mut outcome = built?;
     outcome.notes.extend(notes);
     super::caches::finish(&request, &outcome.response)?;
@@ -80,7 +83,12 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
         outcome.notes.extend(settle(&engine.cache).await);
     }
     outcome.summary = summary;
-    files::write(&request, &id, &outcome)?;
+    let wants_provenance = request.metadata_file.is_some() && request.question.is_none();
+    let stated = match record.filter(|_| wants_provenance && wanted != Mode::Disabled) {
+        Some(record) => of_record(&history, &record, wanted),
+        None => serde_json::Map::new(),
+    };
+    files::write(&request, &id, &outcome, stated)?;
     Ok(outcome)
 }
 

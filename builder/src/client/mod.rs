@@ -7,6 +7,7 @@
 mod store;
 mod offer;
 mod caches; // folders that hold caches
+mod provenance; // for --metadata-file
 mod files;
 mod signals;
 mod recorder;

@@ -10,6 +10,7 @@ use super::attach::attach;
 use super::connect::{ConnectError, Remote, chain};
 use super::in_process::{machine, new_id, runtime};
 use super::offer::offer;
+use super::provenance::{Mode, of_daemon};
 use super::signals::Signals;
 use super::{Setting, files};
 use crate::build::outputs::{End, Placed, check, place, sentence};
@@ -91,6 +92,7 @@ async fn run(
         signal = signals.received() => return Err(BuildError::Cancelled { signal }),
         channel = remote.connect() => channel?,
     };
+    let answering = channel.clone();
     let bridge = LlbBridgeClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
     let attached = attach(&control, provider.clone(), &session, &shared_key(&request))
@@ -124,6 +126,17 @@ async fn run(
         Err(_) => Ok(()),
     };
     attached.close().await;
+    let wanted = Mode::of(&config.environment);
+    let wants_provenance = request.metadata_file.is_some() && request.question.is_none();
+    let mut stated = serde_json::Map::new();
+    if wants_provenance && solved.is_ok() && wanted != Mode::Disabled {
+        match of_daemon(&answering, &id, wanted).await {
+            Ok(found) => stated = found,
+            // A daemon without history is one.
+            Err(status) if status.code() == Code::Unimplemented => {}
+            Err(status) => return Err(machine("read the provenance of the build", status.message())),
+        }
+    }
     let mut outcome = Outcome {
         response: solved?,
         summary,
@@ -139,7 +152,7 @@ async fn run(
         .filter(|output| output.kind != OutputKind::CacheOnly)
         .map(sentence)
         .collect();
-    files::write(&request, &id, &outcome)?;
+    files::write(&request, &id, &outcome, stated)?;
     Ok(outcome)
 }
 

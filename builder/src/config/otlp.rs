@@ -5,7 +5,8 @@
 //! | `OTEL_EXPORTER_OTLP[_TRACES]_ENDPOINT` | the collector; without one spans only go into the history |
 //! | `OTEL_EXPORTER_OTLP[_TRACES]_PROTOCOL` | `grpc` (as in BuildKit the default) or `http/protobuf` |
 //! | `OTEL_EXPORTER_OTLP[_TRACES]_{HEADERS,TIMEOUT,CERTIFICATE,CLIENT_CERTIFICATE,CLIENT_KEY}` | headers of each request, milliseconds, files |
-//! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | what the daemon is called |
+//! | `OTEL_SERVICE_NAME`, `OTEL_RESOURCE_ATTRIBUTES` | what the program is called |
+//! | `TRACEPARENT` | the span that a build without a daemon is part of |
 //! | `OTEL_SDK_DISABLED=true`, `OTEL_TRACES_EXPORTER=none`, `OTEL_TRACES_SAMPLER=always_off` | nothing is sent |
 //!
 //! What else may be asked for is warned about by name: `http/json`, compression, other exporters and samplers.
@@ -44,7 +45,9 @@ pub struct Otlp {
 pub struct Tracing {
     /// Where spans go, if anywhere.
     pub otlp: Option<Otlp>,
-    /// What the daemon says of itself.
+    /// The span that this program is part of (`TRACEPARENT`).
+    pub parent: Option<String>,
+    /// What the program says of itself.
     pub resource: Vec<(String, String)>,
     /// What is to be warned about.
     pub warnings: Vec<String>,
@@ -59,6 +62,7 @@ impl Tracing {
             let own = set(&format!("OTEL_EXPORTER_OTLP_TRACES_{name}"));
             own.or_else(|| set(&format!("OTEL_EXPORTER_OTLP_{name}")))
         };
+        tracing.parent = set("TRACEPARENT").map(str::to_owned);
         tracing.resource = resource(set("OTEL_SERVICE_NAME"), set("OTEL_RESOURCE_ATTRIBUTES"));
         let mut is_on = set("OTEL_SDK_DISABLED").is_none_or(|text| !text.eq_ignore_ascii_case("true"));
         match set("OTEL_TRACES_EXPORTER") {

@@ -7,11 +7,11 @@
 use super::containers::Containers;
 use super::errors::Failure;
 use super::imports::Imports;
-use super::observe::trail::Trail;
 use super::policy::Policy;
 use super::result::{LazyRef, Solved};
 use crate::build::Scope;
 use crate::history::EventLog;
+use crate::trace::Trail;
 use cache::ImmutableRef;
 use parking_lot::Mutex;
 use solver::Job;

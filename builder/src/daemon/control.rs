@@ -5,10 +5,10 @@ use super::imports;
 use super::output::Exporter;
 use super::policy::Policy;
 use super::run::{Request as Solve, Runner};
-use super::traces::TraceContext;
 use super::worker_info::{WorkerInfo, version};
 use crate::build::{CacheEntry, Rules};
 use crate::history::{Change, ChangeKind, Query, Record, Stamp};
+use crate::trace::TraceContext;
 use api::control::CacheOptionsEntry;
 use api::control::control_server::Control;
 use api::control::{

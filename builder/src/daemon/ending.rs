@@ -7,23 +7,18 @@
 use super::builds::Build;
 use super::errors::Failure;
 use super::observe::metrics::Ending;
-use super::output::Given;
-use super::records;
 use super::run::{Request, Runner};
-use super::statements::Stated;
-use super::traces::{Ended, MEDIA_TYPE};
+use crate::build::Kept;
 use crate::history::{Running, Steps};
+use crate::trace::{Ended, MEDIA_TYPE};
 use api::trace::ResourceSpans;
 use oci::Descriptor;
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// What a build leaves for its record.
 pub(super) struct Left {
     pub(super) steps: Steps,
-    pub(super) metadata: BTreeMap<String, String>,
-    pub(super) given: Given,
-    pub(super) stated: Stated,
+    pub(super) kept: Kept,
 }
 
 impl Runner {
@@ -49,16 +44,18 @@ impl Runner {
         let spans = self.traces.ended(&Ended {
             id: &build.id,
             frontend: &request.frontend,
+            is_call: true,
             context: request.trace,
             begun: build.begun,
-            ending,
             error: failure.map(|failure| failure.0.message.as_str()),
             steps: &steps,
         });
         let Some(running) = running else { return };
         let is_shared = request.trace.is_shared();
-        let stated = left.stated.keep(&self.history, &left.given.layers);
-        running.update(|record| records::complete(record, left.steps, left.metadata, left.given, stated));
+        running.update(|record| {
+            record.steps = left.steps;
+            left.kept.file(&self.history, record);
+        });
         if !is_shared {
             let trace = self.trace(&build.id, spans.clone(), false).await;
             running.update(|record| record.trace = trace);

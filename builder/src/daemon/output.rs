@@ -8,14 +8,13 @@
 use super::builds::Build;
 use super::errors::Failure;
 use super::run::Request;
-use crate::build::Engine;
+use crate::build::{Engine, Kept};
 use futures_util::future::try_join_all;
-use oci::Descriptor;
 use session::{FileSend, SessionError};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tonic::Code;
-use worker::export::{self, Dest, Kind, PlatformResult, Source};
+use worker::export::{self, Dest, Kind, Source};
 
 /// Where a result goes, as a client asks for it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,24 +56,14 @@ impl Exporter {
     }
 }
 
-/// What exporters made.
-#[derive(Default)]
-pub(super) struct Given {
-    /// What each made, by its number.
-    pub(super) descriptors: Vec<(u32, Descriptor)>,
-    /// Layers of images, by platform.
-    pub(super) layers: BTreeMap<String, Vec<Descriptor>>,
-}
-
-/// Gives the result to all exporters; the first failure ends them all.
+/// Gives the result to all exporters; the first failure ends them all. `kept` is told what they made.
 pub(super) async fn give(
     engine: &Engine,
     build: &Build,
     request: &Request,
-    platforms: Vec<PlatformResult>,
-    is_index: bool,
-) -> Result<(BTreeMap<String, String>, Given), Failure> {
-    let source = Source { platforms, is_index };
+    source: Source,
+    kept: &mut Kept,
+) -> Result<BTreeMap<String, String>, Failure> {
     let exports = request.exporters.iter().enumerate().map(|(number, exporter)| {
         let source = &source;
         async move {
@@ -89,24 +78,11 @@ pub(super) async fn give(
         }
     });
     let mut response = BTreeMap::new();
-    let mut given = Given::default();
     for (number, done) in try_join_all(exports).await? {
-        let one = done.response;
-        let descriptor = one.get("containerimage.descriptor").and_then(|text| {
-            let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).ok()?;
-            serde_json::from_slice(&bytes).ok()
-        });
-        given.layers.extend(
-            done.images
-                .into_iter()
-                .map(|image| (image.platform, image.layers)),
-        );
-        given
-            .descriptors
-            .extend(descriptor.map(|descriptor| (u32::try_from(number).unwrap_or(u32::MAX), descriptor)));
-        response.extend(one);
+        kept.exported(number, &done);
+        response.extend(done.response);
     }
-    Ok((response, given))
+    Ok(response)
 }
 
 async fn one(

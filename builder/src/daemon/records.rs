@@ -1,9 +1,7 @@
 //! What the history keeps of a daemon's builds.
-use super::output::Given;
 use super::result::Solved;
 use super::run::Request;
-use crate::history::{self, Record, Steps};
-use oci::Descriptor;
+use crate::history::{self, Record};
 use std::collections::BTreeMap;
 
 /// The record of a build that begins.
@@ -29,20 +27,4 @@ pub(super) fn metadata(solved: &Solved) -> BTreeMap<String, String> {
         Some((key.clone(), value.to_owned()))
     });
     text.collect()
-}
-
-/// Adds what is known at the end.
-pub(super) fn complete(
-    record: &mut Record,
-    steps: Steps,
-    metadata: BTreeMap<String, String>,
-    given: Given,
-    statements: BTreeMap<String, Vec<Descriptor>>,
-) {
-    record.steps = steps;
-    record.response = metadata;
-    record.statements = statements;
-    for (number, descriptor) in given.descriptors {
-        record.results.entry(number).or_default().descriptor = Some(descriptor);
-    }
 }

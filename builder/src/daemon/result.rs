@@ -7,6 +7,7 @@
 use super::claims::FrontendClaim;
 use super::errors::Failure;
 use crate::build::Scope;
+use crate::build::metadata::{BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, metadata};
 use bytes::Bytes;
 use cache::ImmutableRef;
 use frontend::Answer;
@@ -20,12 +21,6 @@ use std::sync::Arc;
 use tokio::sync::OnceCell;
 use tonic::Code;
 use worker::export::PlatformResult;
-
-/// Keys of the metadata.
-pub(super) const CONFIG: &str = "containerimage.config";
-pub(super) const BASE_CONFIG: &str = "containerimage.base.config";
-pub(super) const PLATFORMS: &str = "refs.platforms";
-pub(super) const EPOCH: &str = "source.date.epoch";
 
 /// A result that is solved at most once, when it is first needed.
 #[derive(Debug)]
@@ -95,39 +90,10 @@ impl Solved {
 
     /// The Dockerfile frontend's answer; `id` names new refs.
     pub(super) fn of_answer(answer: Answer, scope: &Arc<Scope>, mut id: impl FnMut() -> String) -> Solved {
-        let mut metadata = BTreeMap::new();
-        let mut set = |key: &str, suffix: &str, value: Vec<u8>| {
-            let key = if suffix.is_empty() {
-                key.to_owned()
-            } else {
-                format!("{key}/{suffix}")
-            };
-            metadata.insert(key, Bytes::from(value));
-        };
-        let platforms: Vec<Value> = answer
-            .platforms
-            .iter()
-            .map(|platform| json!({"ID": platform.id, "Platform": platform_json(&platform.platform)}))
-            .collect();
-        set(
-            PLATFORMS,
-            "",
-            json!({ "Platforms": platforms }).to_string().into_bytes(),
-        );
+        let metadata = metadata(&answer).into_iter();
+        let metadata = metadata.map(|(key, value)| (key, Bytes::from(value))).collect();
         let mut many = BTreeMap::new();
         for platform in answer.platforms {
-            let suffix = if answer.is_multi_platform {
-                platform.id.as_str()
-            } else {
-                ""
-            };
-            set(CONFIG, suffix, platform.config);
-            if let Some(base) = platform.base_config {
-                set(BASE_CONFIG, suffix, base);
-            }
-            if let Some(epoch) = platform.epoch {
-                set(EPOCH, suffix, epoch.to_string().into_bytes());
-            }
             let is_scratch = platform.definition.ops.is_empty();
             let one = (!is_scratch).then(|| LazyRef::new(id(), platform.definition, scope));
             many.insert(platform.id, one);

@@ -14,23 +14,25 @@ use super::errors::Failure;
 use super::image_frontend::{self, Question};
 use super::imports;
 use super::observe::metrics::Metrics;
-use super::output::{self, Exporter, Given};
+use super::output::{self, Exporter};
 use super::policy::{self, Policy};
 use super::records;
-use super::result::{CONFIG, LazyRef, Solved};
-use super::statements::{Stated, Statements};
-use super::traces::{TraceContext, Traces};
+use super::result::{LazyRef, Solved};
+use super::statements::Statements;
+use super::traces::Traces;
 use super::worker_info::WorkerInfo;
 use crate::build::attest::{Asked, Run};
 use crate::build::caches::{self, Export};
+use crate::build::metadata::CONFIG;
 use crate::build::{
-    Bridge, CacheEntry, Engine, Guard, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions,
+    Bridge, CacheEntry, Engine, Guard, Kept, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions,
 };
 use crate::client::new_id;
 use crate::config::{Frontends, Gc};
 use crate::history::{EventLog, History, Running};
 use crate::progress::wire;
 use crate::request::Entitlements;
+use crate::trace::TraceContext;
 use cache::ImmutableRef;
 use frontend::Options;
 use futures_util::future::try_join_all;
@@ -44,7 +46,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use worker::Session;
-use worker::export::PlatformResult;
+use worker::export::{PlatformResult, Source};
 
 /// What a client asks for, free of the wire.
 #[derive(Clone, Debug, Default)]
@@ -189,7 +191,7 @@ impl Runner {
         let run = Run::begin(id()?).in_environment(self.environment.clone());
         let run = Arc::new(run);
         let counted = tokio::spawn(pump(build.job.progress(), build.clone()));
-        let (mut metadata, mut given, mut stated) = (BTreeMap::new(), Given::default(), Stated::default());
+        let mut kept = Kept::default();
         let work = async {
             imports::import(&self.engine, &build, &request.imports).await;
             let mut solved = self.result(&build, &request, allowed).await?;
@@ -204,18 +206,18 @@ impl Runner {
                 };
                 scan.add(&mut solved, &BTreeMap::new()).await?;
             }
-            metadata = records::metadata(&solved);
+            kept.metadata = records::metadata(&solved);
             let platforms = solved.platforms(&build.job).await?;
             let (mut platforms, keys) = with_caches(&build, platforms, &request.exports);
             claims::read(&build, &solved, &mut platforms).await?;
             let all = Statements::new(&build, &run, &solved, &platforms);
             all.add(&asked, &mut platforms)?;
             if running.is_some() {
-                stated = all.for_the_record(&asked, &platforms);
+                kept.stated = all.for_the_record(&asked, &platforms);
             }
-            let (mut response, outputs) =
-                output::give(&self.engine, &build, &request, platforms, solved.is_index()).await?;
-            given = outputs;
+            let is_index = solved.is_index();
+            let source = Source { platforms, is_index };
+            let mut response = output::give(&self.engine, &build, &request, source, &mut kept).await?;
             let exported = caches::export(&self.engine, &build.job, &build.session, &keys, &request.exports);
             response.extend(exported.await.map_err(Failure::from)?);
             Ok::<_, Failure>(response)
@@ -229,7 +231,10 @@ impl Runner {
             build.imports.forget();
         }
         if let Ok(response) = &mut answer {
-            let passed = metadata.iter().filter(|(key, _)| key.starts_with("frontend."));
+            let passed = kept
+                .metadata
+                .iter()
+                .filter(|(key, _)| key.starts_with("frontend."));
             response.extend(passed.map(|(key, value)| (key.clone(), value.clone())));
         }
         build.containers.release_all().await;
@@ -241,12 +246,7 @@ impl Runner {
         }
         build.log.close();
         self.builds.end(&build);
-        let left = Left {
-            steps,
-            metadata,
-            given,
-            stated,
-        };
+        let left = Left { steps, kept };
         let failure = answer.as_ref().err();
         self.ended(&build, &request, failure, running, left).await;
         answer

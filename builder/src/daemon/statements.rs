@@ -2,13 +2,13 @@
 use super::builds::Build;
 use super::errors::Failure;
 use super::result::{Refs, Solved};
+use crate::build::Stated;
 use crate::build::attest::{Asked, AskedError, Provenance, Run, Stating, pins};
-use crate::history::History;
-use oci::{Descriptor, Digest, Platform};
+use oci::{Digest, Platform};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use tonic::Code;
-use worker::export::{Attestation, IN_TOTO, PREDICATE_TYPE, PlatformResult};
+use worker::export::{Attestation, PlatformResult};
 
 impl From<AskedError> for Failure {
     fn from(error: AskedError) -> Failure {
@@ -86,7 +86,7 @@ impl<'a> Statements<'a> {
         for platform in platforms {
             let name = if is_one { "" } else { platform.id.as_str() };
             match self.provenance(&asked, platform) {
-                Ok(Some(one)) => stated.0.push((name.to_owned(), platform.id.clone(), one)),
+                Ok(Some(one)) => stated.push(name, &platform.id, one),
                 Ok(None) => {}
                 Err(failure) => {
                     tracing::warn!(
@@ -98,37 +98,4 @@ impl<'a> Statements<'a> {
         }
         stated
     }
-}
-
-/// What the history is to keep: its name there, the platform it is of, the statement.
-#[derive(Default)]
-pub(super) struct Stated(Vec<(String, String, Attestation)>);
-
-impl Stated {
-    /// Keeps all; `layers` are those of the images that were made, by platform.
-    pub(super) fn keep(
-        self,
-        history: &History,
-        layers: &BTreeMap<String, Vec<Descriptor>>,
-    ) -> BTreeMap<String, Vec<Descriptor>> {
-        let mut kept: BTreeMap<String, Vec<Descriptor>> = BTreeMap::new();
-        for (name, platform, statement) in self.0 {
-            let layers = layers.get(&platform).map(Vec::as_slice).unwrap_or_default();
-            match attach(history, &statement, layers) {
-                Ok(descriptor) => kept.entry(name).or_default().push(descriptor),
-                Err(error) => tracing::warn!(error, "the history has no provenance of a build"),
-            }
-        }
-        kept
-    }
-}
-
-fn attach(history: &History, statement: &Attestation, layers: &[Descriptor]) -> Result<Descriptor, String> {
-    let content = statement.predicate.content(layers);
-    let bytes = oci::go_json(&content.map_err(|error| error.to_string())?, true);
-    let kept = history.attach(IN_TOTO, &bytes);
-    let mut descriptor = kept.map_err(|error| error.to_string())?;
-    let kind = statement.predicate_type.clone();
-    descriptor.annotations.insert(PREDICATE_TYPE.to_owned(), kind);
-    Ok(descriptor)
 }

@@ -7,22 +7,21 @@
 //!
 //! What a record names but nobody has any more is left out. Nothing of the file tells which machine wrote it but what the
 //! builds themselves showed.
-use super::Stamp;
-use super::record::{Exporter, Record};
+use super::go_record;
+use super::record::Record;
 use super::store::{History, HistoryError};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use oci::{Descriptor, Digest};
 use regex::Regex;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
 
-const RECORD: &str = "application/vnd.buildkit.historyrecord.v0";
-const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
-const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(super) const RECORD: &str = "application/vnd.buildkit.historyrecord.v0";
+pub(super) const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(super) const INDEX: &str = "application/vnd.oci.image.index.v1+json";
 /// Says of a result what it is; its own type would make readers look for its children.
 const RESULT_TYPE: &str = "vnd.export-build.descriptor.mediatype";
 const REFERENCE: &str = "vnd.buildkit.history.reference";
@@ -93,7 +92,7 @@ impl Bundle<'_> {
             trace = Some(one.clone());
             layers.push(one);
         }
-        let config = self.json(RECORD, &as_go(record, trace));
+        let config = self.json(RECORD, &go_record::write(record, trace.as_ref()));
         layers.extend(self.kept(record.log.as_ref())?);
         for statement in record.statements.values().flatten() {
             layers.extend(self.kept(Some(statement))?);
@@ -174,147 +173,6 @@ fn header(kind: tar::EntryType, mode: u32, size: u64) -> tar::Header {
     header
 }
 
-/// The record as BuildKit's wire type is written by Go: fields by their names in the protocol, empty ones left out.
-fn as_go(record: &Record, trace: Option<Value>) -> Value {
-    let exporter = |one: &Exporter| object([("Type", json!(one.kind)), ("Attrs", json!(one.attributes))]);
-    let error = record.error.as_ref();
-    let error = error.map(|error| object([("code", json!(error.code)), ("message", json!(error.message))]));
-    let result = |number: &u32| {
-        let made = record
-            .results
-            .get(number)
-            .and_then(|result| result.descriptor.as_ref());
-        object([
-            ("ResultDeprecated", json!(made.map(descriptor))),
-            ("Results", json!(made.map(|made| json!({"0": descriptor(made)})))),
-        ])
-    };
-    let all: Map<String, Value> = record
-        .results
-        .iter()
-        .filter_map(|(number, result)| Some((number.to_string(), descriptor(result.descriptor.as_ref()?))))
-        .collect();
-    let statements: Vec<Value> = record.statements.values().flatten().map(descriptor).collect();
-    let several: Map<String, Value> = match record.results.len() {
-        0 | 1 => Map::new(),
-        _ => record
-            .results
-            .keys()
-            .map(|number| (number.to_string(), result(number)))
-            .collect(),
-    };
-    let trace = trace.map(|trace| {
-        object([
-            ("media_type", trace["mediaType"].clone()),
-            ("digest", trace["digest"].clone()),
-            ("size", trace["size"].clone()),
-        ])
-    });
-    let steps = &record.steps;
-    let mut written = object([
-        ("Ref", json!(record.id)),
-        ("Frontend", json!(record.frontend)),
-        ("FrontendAttrs", json!(attributes(&record.attributes))),
-        (
-            "Exporters",
-            json!(record.exporters.iter().map(exporter).collect::<Vec<_>>()),
-        ),
-        ("error", json!(error)),
-        ("CreatedAt", time(record.created)),
-        ("CompletedAt", json!(record.completed.map(time))),
-        ("logs", json!(record.log.as_ref().map(descriptor))),
-        ("ExporterResponse", json!(record.response)),
-        ("Results", Value::Object(several)),
-        ("Generation", json!(record.generation)),
-        ("trace", json!(trace)),
-        ("pinned", json!(record.is_pinned)),
-        ("numCachedSteps", json!(steps.cached)),
-        ("numTotalSteps", json!(steps.total)),
-        ("numCompletedSteps", json!(steps.completed)),
-        (
-            "externalError",
-            json!(record.external_error.as_ref().map(descriptor)),
-        ),
-        ("numWarnings", json!(steps.warnings)),
-        ("DefaultPlatform", json!(oci::Platform::host().to_string())),
-        (
-            "localState",
-            json!(
-                record
-                    .context
-                    .as_ref()
-                    .map(|context| local_state(record, context))
-            ),
-        ),
-    ]);
-    written["Result"] = object([
-        ("Attestations", json!(statements)),
-        ("Results", Value::Object(all)),
-    ]);
-    written
-}
-
-/// What buildx remembers of a build beside the daemon.
-fn local_state(record: &Record, context: &str) -> Value {
-    let attribute = |name: &str, default: &str| {
-        let value = record.attributes.get(name).cloned();
-        json!(value.unwrap_or_else(|| default.to_owned()))
-    };
-    json!({
-        "Target": attribute("target", "default"),
-        "LocalPath": context,
-        "DockerfilePath": attribute("filename", ""),
-    })
-}
-
-/// Attributes, with credentials of caches left out.
-fn attributes(attributes: &BTreeMap<String, String>) -> BTreeMap<String, String> {
-    const IMPORTS: &str = "cache-imports";
-    let mut kept = attributes.clone();
-    if let Some(text) = kept.get_mut(IMPORTS) {
-        let parsed = serde_json::from_str::<Vec<Value>>(text).unwrap_or_default();
-        let entries = parsed.into_iter().map(|mut entry| {
-            if let Some(attrs) = entry.get_mut("Attrs").and_then(Value::as_object_mut) {
-                attrs.retain(|name, _| matches!(name.as_str(), "scope" | "ref"));
-            }
-            entry
-        });
-        *text = Value::Array(entries.collect()).to_string();
-    }
-    kept
-}
-
-fn descriptor(of: &Descriptor) -> Value {
-    object([
-        ("media_type", json!(of.media_type)),
-        ("digest", json!(of.digest.to_string())),
-        ("size", json!(of.size)),
-        ("annotations", json!(of.annotations)),
-    ])
-}
-
-fn time(stamp: Stamp) -> Value {
-    let since: Duration = stamp.system_time().duration_since(UNIX_EPOCH).unwrap_or_default();
-    object([
-        ("seconds", json!(since.as_secs())),
-        ("nanos", json!(since.subsec_nanos())),
-    ])
-}
-
-/// Without what is empty.
-fn object<const N: usize>(fields: [(&str, Value); N]) -> Value {
-    let is_empty = |value: &Value| match value {
-        Value::Null => true,
-        Value::Bool(value) => !value,
-        Value::Number(number) => number.as_u64() == Some(0),
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-    };
-    let kept = fields.into_iter().filter(|(_, value)| !is_empty(value));
-    Value::Object(kept.map(|(name, value)| (name.to_owned(), value)).collect())
-}
-
 /// A trace with what looks like a credential blanked, as clients put their command lines into it.
 fn blanked(trace: &[u8]) -> Vec<u8> {
     const SECRETS: [(&str, &str); 3] = [
@@ -378,12 +236,5 @@ mod tests {
         assert_eq!(config["trace"]["digest"], manifest["layers"][0]["digest"]);
         assert_eq!(blob(&manifest["layers"][0]), br#"{"a":"token=xxxxx"}"#);
         assert!(config.get("error").is_none() && config["CreatedAt"]["seconds"].is_u64());
-    }
-
-    #[test]
-    fn credentials_of_caches_are_left_out() {
-        let imports = r#"[{"Type":"s3","Attrs":{"secret_access_key":"x","ref":"r"}}]"#;
-        let kept = attributes(&[("cache-imports".to_owned(), imports.to_owned())].into());
-        assert_eq!(kept["cache-imports"], r#"[{"Type":"s3","Attrs":{"ref":"r"}}]"#);
     }
 }

@@ -145,6 +145,18 @@ impl LogReader {
         }
     }
 
+    /// The next frame of what is there; `None` after the last, even if the build still runs.
+    ///
+    /// # Errors
+    /// The file cannot be read, or is damaged.
+    pub fn next_written(&mut self) -> io::Result<Option<Vec<u8>>> {
+        let (end, _) = *self.state.borrow();
+        match self.at < end {
+            true => self.read(end).map(Some),
+            false => Ok(None),
+        }
+    }
+
     fn read(&mut self, end: u64) -> io::Result<Vec<u8>> {
         let damaged = || io::Error::new(io::ErrorKind::InvalidData, "the log of the build is damaged");
         let mut length = [0; 4];

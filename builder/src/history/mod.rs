@@ -12,7 +12,7 @@
 //! 3. `log` is the build's events, on disk while they come, so that any number of readers follow or come late.
 //! 4. `query` chooses records, with the filters of `buildx history ls`.
 //! 5. `timing` finds what each step waited for, and the path nothing could have been faster without.
-//! 6. `bars` and `page` draw it; `bundle` writes records to a file, `jaeger` a trace for Jaeger.
+//! 6. `bars` and `page` draw it; `bundle` writes records to a file, `intake` reads one; `jaeger` writes a trace for Jaeger.
 mod time;
 mod record;
 mod counts;
@@ -22,12 +22,15 @@ mod query;
 mod timing;
 mod bars;
 mod page;
-mod bundle; // .dockerbuild
+mod go_record;
+mod bundle; // .dockerbuild, written
+mod intake; // and read
 mod jaeger;
 
 pub use bars::bars;
 pub use bundle::{BundleError, write as write_bundle};
 pub use counts::Counts;
+pub use intake::{IntakeError, Taken, import};
 pub use jaeger::jaeger;
 pub use log::{EventLog, LogReader, MAX_LOG_BYTES, MEDIA_TYPE as LOG_MEDIA_TYPE};
 pub use page::page;

@@ -28,6 +28,9 @@ pub struct Record {
     /// When it was over; `None` while it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub completed: Option<Stamp>,
+    /// When it was read from a file of builds, if it was not made here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Stamp>,
     /// Why it failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<Failure>,
@@ -136,6 +139,7 @@ impl Record {
             context: None,
             created: Stamp::now(),
             completed: None,
+            imported: None,
             error: None,
             external_error: None,
             log: None,
@@ -220,6 +224,7 @@ impl Record {
             .chain(&self.trace)
             .chain(&self.external_error)
             .chain(self.statements.values().flatten())
+            .chain(self.results.values().filter_map(|made| made.descriptor.as_ref()))
     }
 }
 

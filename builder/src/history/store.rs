@@ -4,6 +4,8 @@
 //! <root>/history/running/<key>.{json,log}   locked by the process that builds
 //!                records/<key>.json         how it ended
 //!                blobs/<digest>             logs, traces, attestations; gone with the last record that names them
+//!                pages/<key>.html           what `history open` shows; gone with the record
+//!                intake/                    bundles that are being read
 //! ```
 //!
 //! A record is written aside and renamed. A running record whose lock is free belongs to a process that was killed:
@@ -14,12 +16,13 @@ use super::record::{Failure, Record};
 use oci::{Descriptor, Digest, DigestWriter};
 use parking_lot::Mutex;
 use rustix::fs::{FlockOperation, flock};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+use tempfile::TempDir;
 use tokio::sync::broadcast;
 
 /// A blob nobody names is left alone for this long: its record may be about to be written.
@@ -220,6 +223,7 @@ impl History {
         }
         let path = self.record(id);
         fs::remove_file(&path).map_err(|source| file("remove", &path, source))?;
+        let _ = fs::remove_file(self.page_path(id));
         let kept = self.attachments()?;
         for gone in record.attachments().filter(|blob| !kept.contains(&blob.digest)) {
             let _ = fs::remove_file(self.blob(&gone.digest));
@@ -251,11 +255,10 @@ impl History {
     pub fn sweep(&self, now: Stamp) -> Result<usize, HistoryError> {
         let mut ended: Vec<Record> = self.list()?;
         ended.retain(|record| record.completed.is_some() && !record.is_pinned);
-        ended.sort_by_key(|record| std::cmp::Reverse(record.completed));
+        ended.sort_by_key(|record| std::cmp::Reverse(record.imported.max(record.completed)));
         let old = |record: &&Record| {
-            record
-                .completed
-                .is_some_and(|end| now.since(end) > self.limits.max_age)
+            let since = record.imported.or(record.completed);
+            since.is_some_and(|since| now.since(since) > self.limits.max_age)
         };
         let mut removed = 0;
         for record in ended.iter().skip(self.limits.max_entries).filter(old) {
@@ -267,12 +270,14 @@ impl History {
             let digest = path
                 .file_name()
                 .and_then(|name| Digest::parse(&format!("sha256:{}", name.to_string_lossy())).ok());
-            let is_young = || {
-                let changed = fs::metadata(&path).and_then(|data| data.modified());
-                changed.is_ok_and(|time| now.since(time.into()) < ORPHAN_AGE)
-            };
-            if !digest.is_some_and(|digest| kept.contains(&digest)) && !is_young() {
+            if !digest.is_some_and(|digest| kept.contains(&digest)) && !is_young(&path, now) {
                 let _ = fs::remove_file(&path);
+            }
+        }
+        // Of bundles whose readers were killed.
+        for path in self.files("intake")? {
+            if !is_young(&path, now) {
+                let _ = fs::remove_dir_all(&path);
             }
         }
         Ok(removed)
@@ -302,6 +307,52 @@ impl History {
             write_aside(&path, bytes)?;
         }
         Ok(Descriptor::new(media_type, digest, bytes.len() as u64))
+    }
+
+    /// A folder for the blobs of a bundle that is being read; it goes with the value, else at a later sweep.
+    pub(super) fn intake(&self) -> Result<TempDir, HistoryError> {
+        let folder = self.folder.join("intake");
+        let made = fs::create_dir_all(&folder).and_then(|()| TempDir::new_in(&folder));
+        made.map_err(|source| file("make a folder in", &folder, source))
+    }
+
+    /// Takes in a record from elsewhere, and its blobs, which lie on the same disk; answers what is kept of that id, and
+    /// whether it is new.
+    pub(super) fn take(
+        &self,
+        mut record: Record,
+        blobs: &BTreeMap<Digest, PathBuf>,
+    ) -> Result<(Record, bool), HistoryError> {
+        match self.exactly(&record.id) {
+            Ok(known) => return Ok((known, false)),
+            Err(HistoryError::Unknown(_)) => {}
+            Err(error) => return Err(error),
+        }
+        for part in ["records", "blobs"] {
+            let path = self.folder.join(part);
+            fs::create_dir_all(&path).map_err(|source| file("make", &path, source))?;
+        }
+        for (digest, from) in blobs {
+            let to = self.blob(digest);
+            if !touch(&to) {
+                // Not moved: two records of one bundle may name one blob.
+                fs::hard_link(from, &to).map_err(|source| file("keep", &to, source))?;
+            }
+        }
+        record.imported = Some(Stamp::now());
+        record.is_pinned = false;
+        self.write(&record)?;
+        self.tell(ChangeKind::Complete, &record);
+        Ok((record, true))
+    }
+
+    /// Where a page about a build is kept, as long as its record.
+    pub fn page(&self, record: &Record, html: &str) -> Result<PathBuf, HistoryError> {
+        let folder = self.folder.join("pages");
+        fs::create_dir_all(&folder).map_err(|source| file("make", &folder, source))?;
+        let path = self.page_path(&record.id);
+        write_aside(&path, html.as_bytes())?;
+        Ok(path)
     }
 
     /// Opens a blob that a record names; `None` if no record does.
@@ -422,6 +473,10 @@ impl History {
         self.folder.join("records").join(format!("{}.json", key(id)))
     }
 
+    fn page_path(&self, id: &str) -> PathBuf {
+        self.folder.join("pages").join(format!("{}.html", key(id)))
+    }
+
     fn blob(&self, digest: &Digest) -> PathBuf {
         self.folder.join("blobs").join(digest.hex())
     }
@@ -507,6 +562,12 @@ fn read_record(path: &Path) -> Option<Record> {
             None
         }
     }
+}
+
+/// Whether somebody may be about to name it.
+fn is_young(path: &Path, now: Stamp) -> bool {
+    let changed = fs::metadata(path).and_then(|data| data.modified());
+    changed.is_ok_and(|time| now.since(time.into()) < ORPHAN_AGE)
 }
 
 /// Makes a file young, if it is there.

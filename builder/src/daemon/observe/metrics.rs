@@ -1,7 +1,7 @@
 //! What is counted, and the page that shows it. The README lists the names.
 use super::text::{Histogram, Kind, Page};
-use super::trail::StepTrail;
 use crate::daemon::run::Runner;
+use crate::trace::StepTrail;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,9 +1,8 @@
-//! Traces: a span for each build and each of its steps, kept with the build's record and sent to a collector.
+//! The traces of a daemon's builds, with what their clients send.
 //!
 //! ```text
-//! Solve (traceparent) ─▶ context ─▶ a build's span ─┐
-//! trail of its steps ──▶ spans ─────────────────────┴─▶ exporter ─▶ OTLP, grpc or http
-//! client ─ Export ─▶ service ─▶ Waiting (builds of that trace) ─▶ stubs ─▶ a blob of the history
+//! a build that ended ─▶ its spans (crate::trace) ────────────────┬─▶ stubs ─▶ a blob of the history
+//! client ─ Export ─▶ service ─▶ Waiting (builds of that trace) ───┘
 //!                       └──────▶ exporter
 //! ```
 //!
@@ -11,25 +10,17 @@
 //! 2. At the end of a build `spans` makes its spans. They are sent where the environment says, if anywhere.
 //! 3. A client sends its own spans after the build has ended: for three seconds they are waited for, or until the record is
 //!    asked for whole (`finalize`), then `stubs` writes the trace as BuildKit stores it.
-mod context;
-mod spans;
-mod stubs;
-mod exporter;
 mod service;
 
-pub(super) use context::TraceContext;
-pub(super) use exporter::Exporter;
 pub(super) use service::Collector;
-pub(super) use spans::Ended;
 
+use crate::trace::{Ended, Exporter, TraceContext, write_stubs};
 use api::trace::ResourceSpans;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
-/// How a trace is kept.
-pub(super) const MEDIA_TYPE: &str = "application/vnd.buildkit.otlp.json.v0";
 /// How long a client's own spans are waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// How long the traces of the last builds are waited for when the daemon ends.
@@ -129,7 +120,7 @@ impl Traces {
             .get_mut(build)
             .map(|waiting| std::mem::take(&mut waiting.spans));
         drop(waiting);
-        stubs::write(clients.into_iter().flatten().chain([own]))
+        write_stubs(clients.into_iter().flatten().chain([own]))
     }
 
     /// The trace of a build is kept, or never will be.

@@ -8,24 +8,24 @@ use std::time::SystemTime;
 
 /// One step.
 #[derive(Clone, Debug)]
-pub(in crate::daemon) struct StepTrail {
+pub(crate) struct StepTrail {
     /// Which one.
-    pub(in crate::daemon) vertex: Arc<VertexInfo>,
+    pub(crate) vertex: Arc<VertexInfo>,
     /// When it began first.
-    pub(in crate::daemon) started: Option<SystemTime>,
+    pub(crate) started: Option<SystemTime>,
     /// When it ended last; nothing while it runs.
-    pub(in crate::daemon) completed: Option<SystemTime>,
+    pub(crate) completed: Option<SystemTime>,
     /// Whether the cache had it.
-    pub(in crate::daemon) is_cached: bool,
+    pub(crate) is_cached: bool,
     /// Why it failed.
-    pub(in crate::daemon) error: Option<String>,
+    pub(crate) error: Option<String>,
     /// What it is doing.
-    pub(in crate::daemon) doing: Option<String>,
+    pub(crate) doing: Option<String>,
 }
 
 impl StepTrail {
     /// In one word.
-    pub(in crate::daemon) fn state(&self) -> &'static str {
+    pub(crate) fn state(&self) -> &'static str {
         match (&self.error, self.is_cached, self.started, self.completed) {
             (Some(_), ..) => "failed",
             (None, true, ..) => "cached",
@@ -38,7 +38,7 @@ impl StepTrail {
 
 /// All steps of a build, in the order they were announced.
 #[derive(Debug, Default)]
-pub(in crate::daemon) struct Trail(Mutex<Steps>);
+pub(crate) struct Trail(Mutex<Steps>);
 
 #[derive(Debug, Default)]
 struct Steps {
@@ -48,7 +48,7 @@ struct Steps {
 
 impl Trail {
     /// Takes in what happened.
-    pub(in crate::daemon) fn take(&self, events: &[Event]) {
+    pub(crate) fn take(&self, events: &[Event]) {
         let mut steps = self.0.lock();
         for event in events {
             match event {
@@ -79,7 +79,7 @@ impl Trail {
     }
 
     /// As they are now.
-    pub(in crate::daemon) fn steps(&self) -> Vec<StepTrail> {
+    pub(crate) fn steps(&self) -> Vec<StepTrail> {
         self.0.lock().all.clone()
     }
 }

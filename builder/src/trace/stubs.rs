@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Writes all of them.
-pub(super) fn write(traces: impl Iterator<Item = ResourceSpans>) -> Vec<u8> {
+pub(crate) fn write(traces: impl Iterator<Item = ResourceSpans>) -> Vec<u8> {
     let mut text = Vec::new();
     for trace in traces {
         let resource = attributes(

@@ -27,7 +27,7 @@ const AUTHORITIES: [&str; 3] = [
 
 /// Why spans cannot be sent.
 #[derive(Debug, thiserror::Error)]
-pub(in crate::daemon) enum ExportError {
+pub(crate) enum ExportError {
     /// A file of certificates cannot be read.
     #[error("read {}: {source}", path.display())]
     File { path: PathBuf, source: std::io::Error },
@@ -45,11 +45,11 @@ enum Work {
 }
 
 /// A collector.
-pub(in crate::daemon) struct Exporter(mpsc::Sender<Work>);
+pub(crate) struct Exporter(mpsc::Sender<Work>);
 
 impl Exporter {
     /// Gets ready to send; nobody is asked yet.
-    pub(in crate::daemon) fn start(otlp: &Otlp) -> Result<Exporter, ExportError> {
+    pub(crate) fn start(otlp: &Otlp) -> Result<Exporter, ExportError> {
         let mut line = Line::new(otlp)?;
         let (queue, mut work) = mpsc::channel(QUEUE);
         tokio::spawn(async move {
@@ -67,14 +67,14 @@ impl Exporter {
     }
 
     /// Sends spans, soon.
-    pub(super) fn send(&self, spans: Vec<ResourceSpans>) {
+    pub(crate) fn send(&self, spans: Vec<ResourceSpans>) {
         if self.0.try_send(Work::Spans(spans)).is_err() {
             tracing::warn!("the collector of traces is too slow: spans were dropped");
         }
     }
 
     /// Returns when what was sent so far is delivered.
-    pub(super) async fn flush(&self) {
+    pub(crate) async fn flush(&self) {
         let (done, told) = oneshot::channel();
         let flushed = async {
             if self.0.send(Work::Flush(done)).await.is_ok() {

@@ -4,21 +4,25 @@ use tonic::metadata::MetadataMap;
 
 /// A build's place in a trace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::daemon) struct TraceContext {
+pub(crate) struct TraceContext {
     /// The trace.
-    pub(super) trace: [u8; 16],
+    pub(crate) trace: [u8; 16],
     /// The build's own span.
     pub(super) span: [u8; 8],
     /// The client's span it is part of.
     pub(super) parent: Option<[u8; 8]>,
     /// Whether it is to be sent anywhere.
-    pub(super) is_sampled: bool,
+    pub(crate) is_sampled: bool,
 }
 
 impl TraceContext {
     /// By the headers of a call.
-    pub(in crate::daemon) fn of(headers: &MetadataMap) -> TraceContext {
-        let parent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    pub(crate) fn of(headers: &MetadataMap) -> TraceContext {
+        TraceContext::of_parent(headers.get("traceparent").and_then(|value| value.to_str().ok()))
+    }
+
+    /// By the text of such a header; a new one without, or if it is none.
+    pub(crate) fn of_parent(parent: Option<&str>) -> TraceContext {
         match parent.and_then(parse) {
             Some((trace, parent, is_sampled)) => TraceContext {
                 trace,
@@ -36,7 +40,7 @@ impl TraceContext {
     }
 
     /// Whether a client has spans of the same trace.
-    pub(in crate::daemon) fn is_shared(&self) -> bool {
+    pub(crate) fn is_shared(&self) -> bool {
         self.parent.is_some()
     }
 }

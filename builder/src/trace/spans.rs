@@ -1,7 +1,6 @@
 //! The spans of a build that has ended: one for the build, and within it one for each step that did anything.
 use super::context::{TraceContext, random};
-use crate::daemon::observe::metrics::Ending;
-use crate::daemon::observe::trail::StepTrail;
+use super::trail::StepTrail;
 use api::trace::any_value::Value;
 use api::trace::span::SpanKind;
 use api::trace::span_status::StatusCode;
@@ -12,25 +11,26 @@ use bytes::Bytes;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A build that has ended.
-pub(in crate::daemon) struct Ended<'a> {
+pub(crate) struct Ended<'a> {
     /// Its id.
-    pub(in crate::daemon) id: &'a str,
+    pub(crate) id: &'a str,
     /// Who was asked for it.
-    pub(in crate::daemon) frontend: &'a str,
+    pub(crate) frontend: &'a str,
+    /// Whether it was a call of a daemon.
+    pub(crate) is_call: bool,
     /// Its place in a trace.
-    pub(in crate::daemon) context: TraceContext,
+    pub(crate) context: TraceContext,
     /// When it began.
-    pub(in crate::daemon) begun: SystemTime,
-    /// How it ended.
-    pub(in crate::daemon) ending: Ending,
-    /// Why, if it failed.
-    pub(in crate::daemon) error: Option<&'a str>,
+    pub(crate) begun: SystemTime,
+    /// Why it has no result, if it has none.
+    pub(crate) error: Option<&'a str>,
     /// Its steps.
-    pub(in crate::daemon) steps: &'a [StepTrail],
+    pub(crate) steps: &'a [StepTrail],
 }
 
 impl Ended<'_> {
-    pub(super) fn spans(&self, resource: &[(String, String)]) -> ResourceSpans {
+    /// As one program's spans; `resource` is what it says of itself.
+    pub(crate) fn spans(&self, resource: &[(String, String)]) -> ResourceSpans {
         let scope = InstrumentationScope {
             name: "builder".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -55,25 +55,25 @@ impl Ended<'_> {
 
     fn build(&self) -> Span {
         let parent = self.context.parent.map(|parent| Bytes::copy_from_slice(&parent));
+        let (name, kind) = match self.is_call {
+            true => ("moby.buildkit.v1.Control/Solve", SpanKind::Server),
+            false => ("build", SpanKind::Internal),
+        };
+        let call = [
+            text("rpc.system", "grpc"),
+            text("rpc.service", "moby.buildkit.v1.Control"),
+            text("rpc.method", "Solve"),
+        ];
+        let own = [
+            text("builder.build.id", self.id),
+            text("builder.build.frontend", self.frontend),
+        ];
         Span {
             span_id: Bytes::copy_from_slice(&self.context.span),
             parent_span_id: parent.unwrap_or_default(),
-            kind: SpanKind::Server.into(),
-            attributes: vec![
-                text("rpc.system", "grpc"),
-                text("rpc.service", "moby.buildkit.v1.Control"),
-                text("rpc.method", "Solve"),
-                text("builder.build.id", self.id),
-                text("builder.build.frontend", self.frontend),
-            ],
-            ..self.span(
-                "moby.buildkit.v1.Control/Solve",
-                (self.begun, SystemTime::now()),
-                match self.ending {
-                    Ending::Done => None,
-                    Ending::Failed | Ending::Canceled => Some(self.error.unwrap_or("canceled")),
-                },
-            )
+            kind: kind.into(),
+            attributes: call.into_iter().filter(|_| self.is_call).chain(own).collect(),
+            ..self.span(name, (self.begun, SystemTime::now()), self.error)
         }
     }
 
