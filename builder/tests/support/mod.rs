@@ -150,12 +150,19 @@ impl Client {
                 .collect(),
             ..LocalOptions::default()
         };
+        let places = place.into_iter().map(|place| (0, place)).collect();
+        self.session_of(id, options, places).await
+    }
+
+    /// Opens a session that offers all of it, and takes outputs into places by their numbers.
+    pub(crate) async fn session_of(
+        &self,
+        id: &str,
+        options: LocalOptions,
+        places: BTreeMap<usize, Place>,
+    ) -> Session {
         let caller = Arc::new(LocalCaller::new(SessionId::new(id), options));
-        let provider = Arc::new(Provider::new(
-            caller,
-            place.into_iter().map(|place| (0, place)).collect(),
-            BTreeMap::new(),
-        ));
+        let provider = Arc::new(Provider::new(caller, places, BTreeMap::new()));
         let (to_daemon, outgoing) = mpsc::channel(16);
         let mut request = Request::new(ReceiverStream::new(outgoing).map(|data| BytesMessage { data }));
         let text = |text: &str| MetadataValue::try_from(text).expect("plain text");
