@@ -6,8 +6,10 @@
 use api::control::BytesMessage;
 use api::control::control_client::ControlClient;
 use bytes::Bytes;
+use session::hand::{self, Offer};
 use session::provider::Provider;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -26,12 +28,13 @@ pub(super) struct Attached {
     task: JoinHandle<()>,
 }
 
-/// Opens a session.
+/// Opens a session; `socket` is the daemon's, if it is one of this machine.
 pub(super) async fn attach(
     control: &ControlClient<Channel>,
     provider: Arc<Provider>,
     id: &str,
     shared_key: &str,
+    socket: Option<&Path>,
 ) -> Result<Attached, Status> {
     let (outbound, messages) = mpsc::channel::<Bytes>(QUEUE);
     let mut call = Request::new(ReceiverStream::new(messages).map(|data| BytesMessage { data }));
@@ -41,10 +44,23 @@ pub(super) async fn attach(
     for method in provider.methods() {
         append(headers, "x-docker-expose-session-grpc-method", method)?;
     }
+    if socket.is_some() {
+        append(headers, hand::HEADER, hand::VERSION)?;
+    }
     let mut control = control.clone();
     let stop = CancellationToken::new();
     let ended = stop.clone();
-    let answers = control.session(call).await?.into_inner();
+    let answers = control.session(call).await?;
+    let token = answers
+        .metadata()
+        .get(hand::HEADER)
+        .and_then(|token| token.to_str().ok());
+    if let (Some(socket), Some(token)) = (socket, token)
+        && let Some(offer) = Offer::new(socket.to_owned(), token)
+    {
+        provider.hand_over(offer);
+    }
+    let answers = answers.into_inner();
     let inbound = answers.map(|message| message.map(|message| message.data).map_err(io::Error::other));
     let task = tokio::spawn(async move {
         if let Err(error) = provider.serve(inbound, outbound, ended).await {

@@ -9,7 +9,7 @@
 use hyper_util::rt::TokioIo;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::process::Stdio;
 use std::task::{Context, Poll};
@@ -186,6 +186,14 @@ fn ssh(rest: &str) -> Option<Vec<String>> {
 }
 
 impl Remote {
+    /// Its socket, if it is one of this machine.
+    pub(super) fn socket(&self) -> Option<&Path> {
+        match &self.address {
+            Address::Unix(path) => Some(path),
+            Address::Tcp(_) | Address::Program { .. } => None,
+        }
+    }
+
     /// Connects.
     ///
     /// # Errors

@@ -95,9 +95,15 @@ async fn run(
     let answering = channel.clone();
     let bridge = LlbBridgeClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
-    let attached = attach(&control, provider.clone(), &session, &shared_key(&request))
-        .await
-        .map_err(failure)?;
+    let attached = attach(
+        &control,
+        provider.clone(),
+        &session,
+        &shared_key(&request),
+        remote.socket(),
+    )
+    .await
+    .map_err(failure)?;
     let (writer, reader) = EventWriter::new();
     let screen = Screen::start(reader, setting.kind, setting.look)
         .map_err(|error| machine("start the progress display", error))?;

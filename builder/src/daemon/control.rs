@@ -21,7 +21,7 @@ use api::types::WorkerRecord;
 use cache::{Filter, PruneOptions};
 use futures_util::{Stream, StreamExt, stream};
 use prost::Message;
-use session::{Attachment, tunnel};
+use session::{Attachment, hand, tunnel};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -29,6 +29,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::{BroadcastStream, ReceiverStream};
 use tokio_util::sync::CancellationToken;
 use tonic::metadata::MetadataMap;
+use tonic::transport::server::UdsConnectInfo;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 /// How long Status waits for a build to begin.
@@ -109,7 +110,9 @@ impl Control for ControlService {
         &self,
         request: Request<Streaming<BytesMessage>>,
     ) -> Result<Response<Self::SessionStream>, Status> {
-        let attachment = attachment(request.metadata())?;
+        let mut attachment = attachment(request.metadata())?;
+        attachment.hand = self.hand(&request);
+        let token = attachment.hand.as_ref().map(|key| key.token().to_owned());
         let stop = CancellationToken::new();
         let ended = stop.clone();
         let inbound = request
@@ -144,7 +147,11 @@ impl Control for ControlService {
             let _until_the_client_goes = &guard;
             Ok(BytesMessage { data })
         });
-        Ok(Response::new(messages.boxed()))
+        let mut answer = Response::new(messages.boxed());
+        if let Some(token) = token.and_then(|token| token.parse().ok()) {
+            answer.metadata_mut().insert(hand::HEADER, token);
+        }
+        Ok(answer)
     }
 
     async fn list_workers(
@@ -383,6 +390,18 @@ fn solve_of(request: SolveRequest, trace: TraceContext) -> Result<Solve, Failure
     })
 }
 
+impl ControlService {
+    /// Lets a client of this machine, who asks for it, hand files over.
+    fn hand<T>(&self, request: &Request<T>) -> Option<hand::Key> {
+        let asked = request.metadata().get(hand::HEADER)?;
+        let peer = request.extensions().get::<UdsConnectInfo>()?.peer_cred?;
+        let is_known = asked.as_bytes() == hand::VERSION.as_bytes();
+        is_known
+            .then(|| self.runner.sessions.hands().open(peer.uid()))
+            .flatten()
+    }
+}
+
 /// What a client says in the headers of its session.
 fn attachment(headers: &MetadataMap) -> Result<Attachment, Status> {
     let text = |name: &str| {
@@ -407,6 +426,7 @@ fn attachment(headers: &MetadataMap) -> Result<Attachment, Status> {
             .filter_map(|value| value.to_str().ok())
             .map(str::to_owned)
             .collect(),
+        hand: None,
     })
 }
 

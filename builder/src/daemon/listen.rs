@@ -5,13 +5,27 @@
 //! | `unix:///run/builder/builderd.sock` | a socket; its mode is 0660, its group as asked for |
 //! | `tcp://host:port` | with mutual TLS; without TLS only on loopback, or when `--insecure-tcp` says so |
 //! | `fd://` | sockets handed over by systemd (`LISTEN_FDS`) |
+use rustix::net::{RecvFlags, recv};
+use session::hand::{self, Hands};
 use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use tokio::net::{TcpListener, UnixListener};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+
+/// Connections that were accepted and wait to be served.
+const NEW_CONNECTIONS: usize = 16;
+/// How long nothing is accepted after that failed.
+const BREATH: Duration = Duration::from_millis(20);
 
 /// Where to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -185,6 +199,61 @@ fn inherited(failed: &dyn Fn(io::Error) -> AddressError) -> Result<Vec<Listener>
         return Err(AddressError::NothingInherited);
     }
     Ok(listeners)
+}
+
+/// Connections of a unix socket that speak HTTP/2. Those that hand files over, which say so with their first bytes, go to
+/// `hands` instead.
+pub(super) fn connections(
+    listener: UnixListener,
+    hands: Arc<Hands>,
+    ended: CancellationToken,
+) -> ReceiverStream<io::Result<UnixStream>> {
+    let (speaking, connections) = mpsc::channel(NEW_CONNECTIONS);
+    tokio::spawn(async move {
+        let mut sorting = JoinSet::new();
+        loop {
+            let accepted = tokio::select! {
+                () = ended.cancelled() => return,
+                Some(_) = sorting.join_next() => continue,
+                accepted = listener.accept() => accepted,
+            };
+            let (speaking, hands) = (speaking.clone(), hands.clone());
+            match accepted {
+                Ok((stream, _)) => drop(sorting.spawn(sort(stream, speaking, hands))),
+                Err(error) => {
+                    if speaking.send(Err(error)).await.is_err() {
+                        return;
+                    }
+                    // No descriptor is left, perhaps: they come back when others have gone.
+                    tokio::time::sleep(BREATH).await;
+                }
+            }
+        }
+    });
+    ReceiverStream::new(connections)
+}
+
+/// Waits for the first bytes of a connection, and hands it on.
+async fn sort(stream: UnixStream, speaking: mpsc::Sender<io::Result<UnixStream>>, hands: Arc<Hands>) {
+    let mut first = [0];
+    let peeked = stream
+        .async_io(Interest::READABLE, || {
+            Ok(recv(&stream, &mut first[..], RecvFlags::PEEK | RecvFlags::DONTWAIT)?.0)
+        })
+        .await;
+    match peeked {
+        Ok(1) if first[0] == hand::MAGIC[0] => {
+            let user = stream.peer_cred().map(|peer| peer.uid());
+            let taken = tokio::task::spawn_blocking(move || hands.join(stream.into_std()?, user?)).await;
+            if let Ok(Err(error)) = taken {
+                tracing::warn!(%error, "a connection to hand files over was refused");
+            }
+        }
+        // Nobody takes it when the daemon ends.
+        Ok(1) => drop(speaking.send(Ok(stream)).await),
+        // It was closed without a word.
+        Ok(_) | Err(_) => {}
+    }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::builds::Builds;
 use super::content::ContentService;
 use super::control::ControlService;
 use super::gateway::GatewayService;
-use super::listen::{Address, AddressError, Listener, Owner, TlsFiles, listen};
+use super::listen::{Address, AddressError, Listener, Owner, TlsFiles, connections, listen};
 use super::notify::Notify;
 use super::observe::calls::CountCalls;
 use super::observe::debug;
@@ -30,7 +30,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
+use tokio_stream::wrappers::TcpListenerStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::server::Router;
@@ -159,11 +159,12 @@ pub async fn serve(
     let (tasks, gone) = (TaskTracker::new(), CancellationToken::new());
     for listener in listeners {
         let (router, ended) = (router(&runner, &worker, &listener, tls.as_ref())?, gone.clone());
+        let hands = runner.sessions.hands().clone();
         tasks.spawn(async move {
             let served = match listener {
                 Listener::Unix(listener, _unlinked_at_the_end) => {
-                    let connections =
-                        UnixListenerStream::new(listener).filter(|made| std::future::ready(accepted(made)));
+                    let connections = connections(listener, hands, ended.clone())
+                        .filter(|made| std::future::ready(accepted(made)));
                     router
                         .serve_with_incoming_shutdown(connections, ended.cancelled_owned())
                         .await

@@ -24,6 +24,7 @@ caps! {
     SOURCE_LOCAL_EXCLUDE_PATTERNS = "source.local.excludepatterns";
     SOURCE_LOCAL_SHARED_KEY_HINT = "source.local.sharedkeyhint";
     SOURCE_LOCAL_DIFFER = "source.local.differ";
+    SOURCE_LOCAL_METADATA_TRANSFER = "source.local.metadatatransfer";
     SOURCE_GIT = "source.git";
     SOURCE_GIT_KEEP_DIR = "source.git.keepgitdir";
     SOURCE_GIT_FULL_URL = "source.git.fullurl";

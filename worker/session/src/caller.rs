@@ -51,6 +51,8 @@ pub struct LocalRequest {
     pub shared_key_hint: String,
     /// Send every file, even where nothing seems changed.
     pub asks_for_all: bool,
+    /// Only the list of entries is wanted, and what these patterns match.
+    pub listed: Option<Vec<String>>,
 }
 
 /// A directory of the caller, on this machine, to be read in place and never written.

@@ -10,7 +10,8 @@
 //! 3. `ssh` is a handle on an agent of the caller; `agent` serves key files, and keeps builds from changing agents.
 //! 4. `local` answers from this process: paths, values and sockets that were named on the command line; `folder` is its
 //!    stores of blobs.
-//! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it.
+//! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it, `hand` large files
+//!    beside it.
 //! 6. `received` keeps what clients sent, so that next time only changes travel.
 //! 7. `remote` answers by asking a client (`blobs` for those of its stores); `sessions` finds the client of a build.
 //! 8. `provider` is the client's end: it answers a daemon with what a `LocalCaller` has.
@@ -25,6 +26,7 @@ mod caller;
 mod folder;
 mod local;
 pub mod tunnel;
+pub mod hand;
 pub mod transfer;
 mod received;
 mod blobs;

@@ -7,6 +7,9 @@ use crate::agent::{Answers, Serving};
 use crate::caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
 };
+use crate::provider::files::{Wanted, send};
+use crate::transfer::{Incoming, Limits, Receiver};
+use crate::wire::fsutil::Packet;
 use crate::{Keyring, MAX_SECRET_BYTES, Secret, SshAgent};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
@@ -133,6 +136,14 @@ impl Caller for LocalCaller {
 
     async fn local_dir(&self, request: &LocalRequest, _: Meter) -> Result<Option<LocalDir>, SessionError> {
         let found = self.dirs.get(&request.name);
+        if let (Some(dir), Some(_)) = (found, &request.listed) {
+            let (dir, request) = (dir.clone(), request.clone());
+            let listed = tokio::task::spawn_blocking(move || list(&dir, &request));
+            let listed = listed.await.map_err(|_| SessionError::Ended {
+                session: self.id.clone(),
+            })?;
+            return listed.map(Some);
+        }
         Ok(found.map(|path| LocalDir {
             path: path.clone(),
             is_filtered: false,
@@ -232,6 +243,93 @@ impl Caller for LocalCaller {
 
     async fn send_dir(&self, _: usize, _: &Path, _: Meter) -> Result<bool, SessionError> {
         Ok(false)
+    }
+}
+
+/// Lists a directory as a client on the wire would be asked to, into a folder that goes with what is given.
+fn list(dir: &Path, request: &LocalRequest) -> Result<LocalDir, SessionError> {
+    let doing = || format!("list the directory {:?}", request.name);
+    let refused = |reason: String| SessionError::Refused {
+        doing: doing(),
+        reason,
+    };
+    let machine = |source| SessionError::Machine {
+        doing: doing(),
+        source,
+    };
+    let exceptions = crate::remote::exceptions(request)?;
+    let folder = tempfile::tempdir().map_err(machine)?;
+    let (tree, index) = (folder.path().join("tree"), folder.path().join("index"));
+    let wanted = Wanted {
+        include: request.include_patterns.clone(),
+        exclude: request.exclude_patterns.clone(),
+        follow: request.follow_paths.clone(),
+    };
+    let (mut here, mut there) = Pair::new();
+    let received = std::thread::scope(|scope| {
+        let sending = scope.spawn(move || send(dir, &wanted, None, &mut there));
+        let receiver = Receiver {
+            tree: &tree,
+            index: &index,
+            previous: None,
+            asks_for_all: false,
+            listed: exceptions,
+            hand: None,
+            limits: Limits::default(),
+            meter: Arc::new(|_| {}),
+        };
+        let received = receiver.run(&mut here);
+        drop(here);
+        // The sender knows best what is wrong with the directory.
+        match sending.join() {
+            Ok(Err(reason)) if received.is_err() => Err(refused(reason)),
+            _ => received.map_err(|source| SessionError::Receive {
+                name: request.name.clone(),
+                source,
+            }),
+        }
+    });
+    received?;
+    Ok(LocalDir {
+        path: tree,
+        is_filtered: true,
+        hold: Some(Arc::new(folder)),
+    })
+}
+
+/// Packets that may wait between two ends in this process.
+const UNREAD: usize = 16;
+
+/// One of two ends in this process.
+struct Pair {
+    to: Box<dyn FnMut(Packet) -> bool + Send>,
+    from: std::sync::mpsc::Receiver<Packet>,
+}
+
+impl Pair {
+    /// A receiver's end, which may always ask, and a sender's, which waits while much is unread.
+    fn new() -> (Pair, Pair) {
+        let (to_receiver, from_sender) = std::sync::mpsc::sync_channel(UNREAD);
+        let (to_sender, from_receiver) = std::sync::mpsc::channel();
+        let receiver = Pair {
+            to: Box::new(move |packet| to_sender.send(packet).is_ok()),
+            from: from_sender,
+        };
+        let sender = Pair {
+            to: Box::new(move |packet| to_receiver.send(packet).is_ok()),
+            from: from_receiver,
+        };
+        (receiver, sender)
+    }
+}
+
+impl Incoming for Pair {
+    fn next(&mut self) -> Option<Result<Packet, String>> {
+        self.from.recv().ok().map(Ok)
+    }
+
+    fn send(&mut self, packet: Packet) -> bool {
+        (self.to)(packet)
     }
 }
 

@@ -11,9 +11,10 @@ use crate::blobs;
 use crate::caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
 };
+use crate::hand::Key;
 use crate::received::{Copy, Received};
 use crate::sessions::Attachment;
-use crate::transfer::{Limits, Outcome, Previous, ReceiveError, Receiver, Sender, Wire};
+use crate::transfer::{Contents, Limits, Outcome, Previous, ReceiveError, Receiver, Sender, Wire};
 use crate::wire::filesync::auth_client::AuthClient;
 use crate::wire::filesync::{
     BytesMessage, CredentialsRequest, file_send_client::FileSendClient, file_sync_client::FileSyncClient,
@@ -35,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::metadata::{MetadataMap, MetadataValue};
 use tonic::transport::Channel;
 use tonic::{Code, Request, Status};
-use tree::{Everything, Root, WalkOptions, walk};
+use tree::{Everything, PatternSet, Root, WalkOptions, walk};
 
 const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 const FILE_SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
@@ -59,6 +60,7 @@ pub struct RemoteCaller {
     methods: BTreeSet<String>,
     channel: Channel,
     received: Arc<Received>,
+    hand: Option<Arc<Key>>,
     ended: CancellationToken,
 }
 
@@ -80,6 +82,7 @@ impl RemoteCaller {
                 .collect(),
             channel,
             received,
+            hand: attachment.hand.map(Arc::new),
             ended,
         }
     }
@@ -145,6 +148,8 @@ impl RemoteCaller {
             index: older.index(),
         });
         let asks_for_all = request.asks_for_all;
+        let hand = self.hand.clone();
+        let listed = exceptions(request)?;
         let received = tokio::task::spawn_blocking(move || {
             let mut wire = wire;
             let receiver = Receiver {
@@ -152,6 +157,8 @@ impl RemoteCaller {
                 index: &index,
                 previous: previous.as_ref(),
                 asks_for_all,
+                listed,
+                hand,
                 limits: Limits::default(),
                 meter,
             };
@@ -191,6 +198,15 @@ impl RemoteCaller {
     }
 }
 
+/// What a request wants beside the list, if that is what it wants.
+pub(crate) fn exceptions(request: &LocalRequest) -> Result<Option<PatternSet>, SessionError> {
+    let patterns = request.listed.as_ref().map(|patterns| PatternSet::new(patterns));
+    patterns.transpose().map_err(|error| SessionError::Refused {
+        doing: format!("list the directory {:?}", request.name),
+        reason: error.to_string(),
+    })
+}
+
 #[async_trait]
 impl Caller for RemoteCaller {
     fn id(&self) -> &SessionId {
@@ -205,7 +221,10 @@ impl Caller for RemoteCaller {
         if !self.offers(DIFF_COPY) {
             return Ok(None);
         }
-        let key = format!("{}:{}:{}", request.name, request.shared_key_hint, self.shared_key);
+        let mut key = format!("{}:{}:{}", request.name, request.shared_key_hint, self.shared_key);
+        if request.listed.is_some() {
+            key.push_str(":metadata");
+        }
         let older = self.received.latest(&key);
         let copy = self.received.begin(&key);
         let outcome = match self
@@ -440,13 +459,14 @@ impl Caller for RemoteCaller {
             let found =
                 walk(&root, &Everything, WalkOptions { xattrs: true }).map_err(|error| error.to_string())?;
             let entries: Vec<_> = found.into_iter().map(|found| found.entry).collect();
-            let open = |entry: &tree::Entry| -> io::Result<Box<dyn io::Read>> {
+            let open = |entry: &tree::Entry| -> io::Result<Contents> {
                 let (file, _) = root.open_file(&entry.path).map_err(io::Error::other)?;
-                Ok(Box::new(file))
+                Ok(Contents::File(file))
             };
             let sender = Sender {
                 entries: &entries,
                 open: &open,
+                hand: None,
                 meter: &*meter,
             };
             sender.run(&mut wire).map_err(|error| error.to_string())

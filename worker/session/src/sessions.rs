@@ -7,6 +7,7 @@
 use crate::caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
 };
+use crate::hand::{Hands, Key};
 use crate::received::Received;
 use crate::remote::RemoteCaller;
 use crate::{Secret, SshAgent};
@@ -39,6 +40,8 @@ pub struct Attachment {
     pub shared_key: String,
     /// The methods it offers, as `/package.Service/Method`.
     pub methods: BTreeSet<String>,
+    /// By what right it may hand files over; none if it sends them.
+    pub hand: Option<Key>,
 }
 
 /// All open sessions.
@@ -47,6 +50,7 @@ pub struct Sessions {
     open: Mutex<HashMap<String, Arc<RemoteCaller>>>,
     opened: Notify,
     received: Arc<Received>,
+    hands: Arc<Hands>,
 }
 
 impl Sessions {
@@ -56,6 +60,7 @@ impl Sessions {
             open: Mutex::default(),
             opened: Notify::new(),
             received,
+            hands: Arc::default(),
         })
     }
 
@@ -80,6 +85,11 @@ impl Sessions {
     /// Contexts that are kept.
     pub fn received(&self) -> &Arc<Received> {
         &self.received
+    }
+
+    /// Who may hand files over.
+    pub fn hands(&self) -> &Arc<Hands> {
+        &self.hands
     }
 
     /// Serves one session until the client is gone, does not answer any more, or `stop` is cancelled.

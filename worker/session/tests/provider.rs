@@ -49,6 +49,7 @@ async fn ends(
         id: "s".into(),
         shared_key: "key".into(),
         methods: provider.methods().into_iter().map(str::to_owned).collect(),
+        hand: None,
     };
     Ends {
         caller: RemoteCaller::new(attachment, channel, received, ended.clone()),
@@ -426,4 +427,95 @@ async fn blobs_are_read_and_written_by_digest() {
             .count(),
         2
     );
+}
+
+/// The names in a list of entries, each a Stat after its length.
+fn names(list: &[u8]) -> Vec<String> {
+    let (mut names, mut left) = (Vec::new(), list);
+    while let Some((length, rest)) = left.split_first_chunk::<4>() {
+        let (stat, rest) = rest.split_at(u32::from_le_bytes(*length) as usize);
+        let stat: session::wire::fsutil::Stat = prost::Message::decode(stat).expect("a stat");
+        names.push(stat.path);
+        left = rest;
+    }
+    names
+}
+
+#[tokio::test]
+async fn a_list_comes_with_the_files_that_are_excepted() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::create_dir_all(path.parent().expect("it has one")).expect("made");
+        std::fs::write(path, text).expect("written");
+    };
+    for name in [
+        "data",
+        "dir/one1",
+        "dir/two",
+        "dir/sub/bar1",
+        "dir/sub2/bar3",
+        "foo",
+    ] {
+        write(name, name);
+    }
+    let options = || LocalOptions {
+        dirs: BTreeMap::from([("context".to_owned(), folder.path().to_owned())]),
+        ..LocalOptions::default()
+    };
+    let request = LocalRequest {
+        listed: Some(vec!["dir/**/*1".into(), "foo".into()]),
+        ..asked("context")
+    };
+    let all = [
+        "data",
+        "dir",
+        "dir/one1",
+        "dir/sub",
+        "dir/sub/bar1",
+        "dir/sub2",
+        "dir/sub2/bar3",
+        "dir/two",
+        "foo",
+    ];
+    let there = |dir: &Path| -> Vec<String> {
+        let root = tree::Root::open(dir).expect("opened");
+        let found = tree::walk(&root, &tree::Everything, tree::WalkOptions { xattrs: false });
+        let path = |found: tree::Found| String::from_utf8_lossy(found.entry.path.as_bytes()).into_owned();
+        found.expect("listed").into_iter().map(path).collect()
+    };
+    let made = [
+        ".fsutil-metadata",
+        "dir",
+        "dir/one1",
+        "dir/sub",
+        "dir/sub/bar1",
+        "foo",
+    ];
+    // In this very process.
+    let local = LocalCaller::new(SessionId::new("s"), options());
+    let listed = local
+        .local_dir(&request, Arc::new(|_| {}))
+        .await
+        .expect("listed")
+        .expect("offered");
+    assert!(listed.is_filtered);
+    assert_eq!(there(&listed.path), made);
+    let own = std::fs::read(listed.path.join(".fsutil-metadata")).expect("there");
+    assert_eq!(names(&own), all);
+    // Over the wire, where the copy is kept as long as the list says the same.
+    let ends = ends(options(), BTreeMap::new(), BTreeMap::new()).await;
+    let (first, _) = receive(&ends, &request).await;
+    assert_eq!(there(&first.path), made);
+    let list = std::fs::read(first.path.join(".fsutil-metadata")).expect("there");
+    assert_eq!(list, own);
+    let (again, _) = receive(&ends, &request).await;
+    assert_eq!(again.path, first.path, "nothing has changed");
+    write("data", "what is not wanted has changed");
+    let (third, _) = receive(&ends, &request).await;
+    assert_ne!(third.path, first.path, "the list has changed");
+    assert_eq!(there(&third.path), made);
+    // Everything is asked for as before: the two copies have nothing to do with each other.
+    let (whole, _) = receive(&ends, &asked("context")).await;
+    assert_eq!(there(&whole.path), all);
 }

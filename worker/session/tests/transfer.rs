@@ -1,7 +1,7 @@
 //! Both ends of a transfer in one process: whatever changes between two transfers, the copy equals the original, and only
 //! what changed travels.
 use proptest::prelude::*;
-use session::transfer::{Incoming, Limits, Outcome, Previous, ReceiveError, Receiver, Sender};
+use session::transfer::{Contents, Incoming, Limits, Outcome, Previous, ReceiveError, Receiver, Sender};
 use session::wire::fsutil::{Packet, Stat, packet::PacketType};
 use std::collections::BTreeMap;
 use std::fs;
@@ -51,14 +51,14 @@ fn transfer(from: &Path, into: &Path, previous: Option<&Path>) -> Outcome {
     let entries: Vec<_> = found.into_iter().map(|found| found.entry).collect();
     std::thread::scope(|scope| {
         scope.spawn(move || {
-            let open = |entry: &tree::Entry| -> std::io::Result<Box<dyn std::io::Read>> {
-                Ok(Box::new(
-                    root.open_file(&entry.path).map_err(std::io::Error::other)?.0,
-                ))
+            let open = |entry: &tree::Entry| -> std::io::Result<Contents> {
+                let opened = root.open_file(&entry.path).map_err(std::io::Error::other)?;
+                Ok(Contents::File(opened.0))
             };
             let sender = Sender {
                 entries: &entries,
                 open: &open,
+                hand: None,
                 meter: &|_| {},
             };
             sender.run(&mut there).expect("sent");
@@ -81,6 +81,8 @@ fn receive(
         index: &into.join("index"),
         previous,
         asks_for_all: false,
+        listed: None,
+        hand: None,
         limits: Limits {
             entries: 1000,
             bytes: 1 << 20,

@@ -24,12 +24,11 @@ pub(crate) struct LocalSource {
 
 impl LocalSource {
     pub(crate) fn new(worker: Arc<Worker>, op: &SourceOp) -> Result<LocalSource, OpError> {
-        if op
-            .attr(attr::LOCAL_METADATA_TRANSFER)
-            .is_some_and(|value| value == "true")
-        {
-            return Err(OpError::user("local.metadatatransfer is not supported yet"));
-        }
+        let is_listed = match op.attr(attr::LOCAL_METADATA_TRANSFER) {
+            None => false,
+            Some(text) => go_bool(text)
+                .ok_or_else(|| OpError::user(format!("invalid value for local.metadatatransfer {text:?}")))?,
+        };
         let list = |name: &str| match op.attr(name) {
             None | Some("") => Ok(Vec::new()),
             Some(text) => serde_json::from_str::<Option<Vec<String>>>(text)
@@ -51,11 +50,24 @@ impl LocalSource {
                 .unwrap_or_default()
                 .to_owned(),
             asks_for_all: op.attr(attr::LOCAL_DIFFER) == Some("none"),
+            listed: match is_listed {
+                true => Some(list(attr::LOCAL_METADATA_TRANSFER_EXCLUDE)?),
+                false => None,
+            },
         };
         let session = op.attr(attr::LOCAL_SESSION).unwrap_or_default();
         let unique = op.attr(attr::LOCAL_UNIQUE).unwrap_or_default();
         let key = format!("local\0{session}\0{unique}\0{}\0{request:?}", op.identifier);
         Ok(LocalSource { worker, request, key })
+    }
+}
+
+/// A boolean as Go's `strconv.ParseBool` reads it.
+fn go_bool(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
     }
 }
 

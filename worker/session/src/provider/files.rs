@@ -8,7 +8,8 @@
 use super::{QUEUE, values};
 use crate::LocalCaller;
 use crate::caller::{Caller, LocalRequest};
-use crate::transfer::{SendError, Sender, Wire};
+use crate::hand::Offer;
+use crate::transfer::{Contents, Incoming, SendError, Sender, Wire};
 use crate::wire::filesync::file_sync_server::FileSync;
 use crate::wire::fsutil::Packet;
 use std::io;
@@ -23,14 +24,16 @@ use tree::{ContextFilter, Root, WalkOptions, walk};
 
 pub(super) struct Files {
     pub(super) caller: Arc<LocalCaller>,
+    /// The daemon, if it takes descriptors.
+    pub(super) hand: Option<Arc<Offer>>,
     pub(super) ended: CancellationToken,
 }
 
-/// What of a directory the daemon wants.
-struct Wanted {
-    include: Vec<String>,
-    exclude: Vec<String>,
-    follow: Vec<String>,
+/// What of a directory is wanted.
+pub(crate) struct Wanted {
+    pub(crate) include: Vec<String>,
+    pub(crate) exclude: Vec<String>,
+    pub(crate) follow: Vec<String>,
 }
 
 #[tonic::async_trait]
@@ -60,13 +63,14 @@ impl FileSync for Files {
         };
         let (to_daemon, outgoing) = mpsc::channel(QUEUE);
         let packets = to_daemon.clone();
-        let wire = Wire::new(
+        let mut wire = Wire::new(
             std::future::ready(Ok(call.into_inner())),
             move |packet| packets.blocking_send(Ok(packet)).is_ok(),
             self.ended.clone(),
         );
+        let hand = self.hand.clone();
         tokio::task::spawn_blocking(move || {
-            if let Err(error) = send(&dir, &wanted, wire) {
+            if let Err(error) = send(&dir, &wanted, hand.as_deref(), &mut wire) {
                 tracing::debug!(%error, name, "a directory was not sent");
                 // Nobody listens any more when this fails: then nobody needs to know.
                 let _ = to_daemon.blocking_send(Err(Status::unknown(error)));
@@ -83,7 +87,13 @@ impl FileSync for Files {
     }
 }
 
-fn send(dir: &Path, wanted: &Wanted, mut wire: Wire) -> Result<(), String> {
+/// Sends a directory.
+pub(crate) fn send(
+    dir: &Path,
+    wanted: &Wanted,
+    hand: Option<&Offer>,
+    wire: &mut dyn Incoming,
+) -> Result<(), String> {
     let failed = |error: &dyn std::fmt::Display| format!("read {}: {error}", dir.display());
     let root = Root::open(dir).map_err(|error| failed(&error))?;
     let filter = ContextFilter::of(&root, &wanted.include, &wanted.exclude, &wanted.follow)
@@ -101,9 +111,9 @@ fn send(dir: &Path, wanted: &Wanted, mut wire: Wire) -> Result<(), String> {
             entry
         })
         .collect();
-    let open = |entry: &tree::Entry| -> io::Result<Box<dyn io::Read>> {
+    let open = |entry: &tree::Entry| -> io::Result<Contents> {
         match root.open_file(&entry.path) {
-            Ok((file, _)) => Ok(Box::new(file)),
+            Ok((file, _)) => Ok(Contents::File(file)),
             Err(error) if error.is_not_found() => Err(io::ErrorKind::NotFound.into()),
             Err(error) => Err(io::Error::other(error)),
         }
@@ -111,9 +121,10 @@ fn send(dir: &Path, wanted: &Wanted, mut wire: Wire) -> Result<(), String> {
     let sender = Sender {
         entries: &entries,
         open: &open,
+        hand,
         meter: &|_| {},
     };
-    match sender.run(&mut wire) {
+    match sender.run(wire) {
         // The daemon has all it wants: it may leave without another word.
         Ok(()) => Ok(()),
         Err(error @ SendError::Read { .. }) => {

@@ -9,7 +9,7 @@
 //!
 //! The daemon learns nothing but what the [`LocalCaller`] was given and what [`Place`]s say. Registry tokens are not made
 //! here: the methods for that are not offered, and daemons then ask for credentials.
-mod files;
+pub(crate) mod files;
 mod outputs;
 mod answers;
 mod content;
@@ -18,13 +18,14 @@ pub use content::Store;
 pub use outputs::Place;
 
 use crate::LocalCaller;
+use crate::hand::Offer;
 use crate::wire::{content as blobs, filesync, secrets, ssh, upload};
 use bytes::Bytes;
 use futures_util::{SinkExt, Stream, StreamExt};
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::mpsc;
@@ -49,6 +50,7 @@ pub struct Provider {
     caller: Arc<LocalCaller>,
     outputs: Arc<outputs::Outputs>,
     stores: Arc<BTreeMap<String, Store>>,
+    hand: OnceLock<Arc<Offer>>,
 }
 
 impl Provider {
@@ -63,7 +65,14 @@ impl Provider {
             caller,
             outputs: Arc::new(outputs::Outputs::new(places)),
             stores: Arc::new(stores),
+            hand: OnceLock::new(),
         }
+    }
+
+    /// Large files of directories are handed over to this daemon, not sent; to be said before it is served.
+    pub fn hand_over(&self, offer: Offer) {
+        // Said twice, the first counts: one provider is for one session.
+        let _ = self.hand.set(Arc::new(offer));
     }
 
     /// The methods a daemon is told of when the session is opened.
@@ -141,6 +150,7 @@ impl Provider {
             .add_service(
                 filesync::file_sync_server::FileSyncServer::new(files::Files {
                     caller: self.caller.clone(),
+                    hand: self.hand.get().cloned(),
                     ended: ended.clone(),
                 })
                 .max_decoding_message_size(MAX_MESSAGE),

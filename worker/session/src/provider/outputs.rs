@@ -269,6 +269,8 @@ fn receive(dir: &Dir, mut wire: Wire) -> Result<(), String> {
         index: &index,
         previous: None,
         asks_for_all: true,
+        listed: None,
+        hand: None,
         limits: Limits::default(),
         meter: Arc::new(|_| {}),
     };

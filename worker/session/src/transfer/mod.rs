@@ -8,11 +8,14 @@
 //! ```
 //!
 //! 1. `stat` turns a Stat into an entry and back, checked.
-//! 2. `receive` writes what comes into a new directory, taking unchanged files from an older copy.
+//! 2. `receive` writes what comes into a new directory, taking unchanged files from an older copy; `handed` copies files
+//!    whose descriptors a client of this machine gave; `listed` keeps the list where that is all that is wanted.
 //! 3. `send` offers a directory.
 //! 4. `wire` lies between a gRPC stream and the thread that receives or sends.
 //! 5. `merge` moves what was received into a directory that has files already.
 mod stat;
+mod handed;
+mod listed;
 mod receive;
 mod send;
 mod wire;
@@ -20,7 +23,7 @@ mod merge;
 
 pub use merge::{MergeError, merge};
 pub use receive::{Incoming, Limits, Outcome, Previous, ReceiveError, Receiver};
-pub use send::{SendError, Sender};
+pub use send::{Contents, SendError, Sender};
 pub use stat::{StatError, entry_of, stat_of};
 pub use wire::Wire;
 

@@ -8,8 +8,11 @@
 //!
 //! Nothing is made while everything is as it was: then the older copy itself is the answer. The directory is private to
 //! the receiver until it is whole, so files are written in place. Blocking; runs on a thread of its own.
+use super::handed::Handed;
+use super::listed::Listed;
 use super::packet;
 use super::stat::{StatError, entry_of};
+use crate::hand::{HANDED, Key, TakeError};
 use crate::wire::fsutil::{Packet, Stat, packet::PacketType};
 use bytes::Bytes;
 use prost::Message;
@@ -18,7 +21,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use tree::{Entry, Kind, Root, RootPath};
+use tree::{Entry, Kind, PatternSet, Root, RootPath};
 
 /// Files a sender may send at the same time; BuildKit's clients send four.
 const MAX_OPEN_FILES: usize = 64;
@@ -99,6 +102,15 @@ pub enum ReceiveError {
     /// The stream ended too early.
     #[error("the client went away in the middle of the transfer")]
     Ended,
+    /// A file that was said to be handed over was not.
+    #[error(transparent)]
+    Take(#[from] TakeError),
+    /// A file that was handed over cannot be read, or not be written.
+    #[error("copy a file of the client: {source}")]
+    Handed {
+        /// Why.
+        source: io::Error,
+    },
     /// A file cannot be written.
     #[error(transparent)]
     Tree(#[from] tree::Error),
@@ -120,6 +132,10 @@ pub trait Incoming {
     fn next(&mut self) -> Option<Result<Packet, String>>;
     /// Sends one; false if nobody listens any more.
     fn send(&mut self, packet: Packet) -> bool;
+    /// Whether nothing that comes is wanted any more.
+    fn is_over(&self) -> bool {
+        false
+    }
 }
 
 /// One transfer.
@@ -132,6 +148,10 @@ pub struct Receiver<'a> {
     pub previous: Option<&'a Previous>,
     /// Ask for every file again, even where nothing seems changed (`local.differ=none`).
     pub asks_for_all: bool,
+    /// Only the list of entries is wanted, and what these match; none to want everything.
+    pub listed: Option<PatternSet>,
+    /// By what right the sender may hand files over; none if it may not.
+    pub hand: Option<Arc<Key>>,
     /// Limits.
     pub limits: Limits,
     /// Told of every packet's size as it came.
@@ -158,6 +178,11 @@ impl Receiver<'_> {
             is_listed: false,
             received: (0, 0),
             announced: 0,
+            handed: Handed::new(self.hand.clone()),
+            listed: match &self.listed {
+                Some(exceptions) => Some(Listed::begin(exceptions, self.tree)?),
+                None => None,
+            },
         };
         work.next_older = work.older.next()?;
         work.run(wire)
@@ -226,6 +251,8 @@ struct Work<'a> {
     received: (u64, u64),
     /// Bytes of contents the entries promise.
     announced: u64,
+    handed: Handed,
+    listed: Option<Listed<'a>>,
 }
 
 /// The new directory.
@@ -238,7 +265,17 @@ struct Made {
 struct Asked {
     entry: Entry,
     file: Option<File>,
-    bytes: u64,
+}
+
+/// A file may have grown since it was listed, but not without end.
+fn check_bytes(limits: &Limits, bytes: u64) -> Result<(), ReceiveError> {
+    match bytes > limits.bytes {
+        true => Err(ReceiveError::Limit {
+            limit: limits.bytes,
+            what: "bytes",
+        }),
+        false => Ok(()),
+    }
 }
 
 impl Work<'_> {
@@ -263,6 +300,7 @@ impl Work<'_> {
                     ));
                 }
                 Ok(PacketType::PacketFin) if is_fin_sent => return self.outcome(),
+                Err(_) if next.r#type == HANDED => self.handed(next.id, &next.data, wire)?,
                 _ => return Err(ReceiveError::Protocol("an unexpected packet")),
             }
             if self.is_listed && self.files.is_empty() && !is_fin_sent {
@@ -306,13 +344,25 @@ impl Work<'_> {
                 what: "entries",
             });
         }
-        self.announced = self.announced.saturating_add(entry.size);
-        if self.announced > self.asked.limits.bytes {
-            return Err(ReceiveError::Limit {
-                limit: self.asked.limits.bytes,
-                what: "bytes",
-            });
+        let Some(listed) = &mut self.listed else {
+            return self.wanted(stat, entry, id, wire);
+        };
+        for (stat, entry) in listed.note(stat, entry)? {
+            self.wanted(stat, entry, id, wire)?;
         }
+        Ok(())
+    }
+
+    /// An entry that is to be there.
+    fn wanted(
+        &mut self,
+        stat: Stat,
+        entry: Entry,
+        id: u32,
+        wire: &mut dyn Incoming,
+    ) -> Result<(), ReceiveError> {
+        self.announced = self.announced.saturating_add(entry.size);
+        self.check_bytes(self.announced)?;
         let is_same = self.is_as_before(&stat, &entry)?;
         if self.made.is_none() {
             if is_same && !self.asked.asks_for_all {
@@ -441,14 +491,7 @@ impl Work<'_> {
                 }
                 // A copy that failed half way must not be in the way of the file itself.
                 let _ = made.root.remove_file(&entry.path);
-                self.files.insert(
-                    id,
-                    Asked {
-                        entry,
-                        file: None,
-                        bytes: 0,
-                    },
-                );
+                self.files.insert(id, Asked { entry, file: None });
                 if !wire.send(packet(PacketType::PacketReq, id, Bytes::new())) {
                     return Err(ReceiveError::Ended);
                 }
@@ -457,10 +500,10 @@ impl Work<'_> {
         Ok(())
     }
 
-    fn data(&mut self, id: u32, data: &[u8]) -> Result<(), ReceiveError> {
+    /// A file that was asked for, opened for writing.
+    fn file(&mut self, id: u32) -> Result<&mut Asked, ReceiveError> {
         let open = self.files.values().filter(|asked| asked.file.is_some()).count();
-        let made = self.made.as_ref();
-        let (Some(asked), Some(made)) = (self.files.get_mut(&id), made) else {
+        let (Some(asked), Some(made)) = (self.files.get_mut(&id), self.made.as_ref()) else {
             return Err(ReceiveError::Protocol("data of a file nobody asked for"));
         };
         if asked.file.is_none() {
@@ -469,32 +512,71 @@ impl Work<'_> {
             }
             asked.file = Some(made.root.create_file(&asked.entry.path, 0o600)?);
         }
-        if data.is_empty() {
-            let asked = self.files.remove(&id).expect("it was there");
+        Ok(asked)
+    }
+
+    fn whole(&mut self, id: u32) -> Result<(), ReceiveError> {
+        if let (Some(asked), Some(made)) = (self.files.remove(&id), self.made.as_ref()) {
             drop(asked.file);
             made.attributes(&asked.entry)?;
             self.received.0 += 1;
-            return Ok(());
         }
-        asked.bytes += data.len() as u64;
+        Ok(())
+    }
+
+    fn data(&mut self, id: u32, data: &[u8]) -> Result<(), ReceiveError> {
+        self.file(id)?;
+        if data.is_empty() {
+            return self.whole(id);
+        }
         self.received.1 += data.len() as u64;
-        // A file may have grown since it was listed, but not without end.
-        if self.received.1 > self.asked.limits.bytes {
-            return Err(ReceiveError::Limit {
-                limit: self.asked.limits.bytes,
-                what: "bytes",
-            });
-        }
+        self.check_bytes(self.received.1)?;
+        let asked = self.file(id)?;
         let file = asked.file.as_mut().expect("it was opened");
         file.write_all(data)
             .map_err(|source| file_error("write", asked.entry.path.as_path(), source))
+    }
+
+    /// A whole file, as a descriptor.
+    fn handed(&mut self, id: u32, transfer: &[u8], wire: &dyn Incoming) -> Result<(), ReceiveError> {
+        let asked = self.file(id)?;
+        let file = asked.file.take().expect("it was opened");
+        if file.metadata().is_ok_and(|data| data.len() > 0) {
+            return Err(ReceiveError::Protocol("a file both sent and handed over"));
+        }
+        let mut received = self.received.1;
+        let asked = self.asked;
+        let mut handed = std::mem::replace(&mut self.handed, Handed::new(None));
+        let mut tick = |bytes: u64| {
+            received += bytes;
+            (asked.meter)(bytes);
+            check_bytes(&asked.limits, received)?;
+            match wire.is_over() {
+                true => Err(ReceiveError::Ended),
+                false => Ok(()),
+            }
+        };
+        handed.copy(transfer, &file, &mut tick)?;
+        (self.handed, self.received.1) = (handed, received);
+        self.whole(id)
+    }
+
+    fn check_bytes(&self, bytes: u64) -> Result<(), ReceiveError> {
+        check_bytes(&self.asked.limits, bytes)
     }
 
     fn end_of_list(&mut self) -> Result<(), ReceiveError> {
         if std::mem::replace(&mut self.is_listed, true) {
             return Err(ReceiveError::Protocol("the list ended twice"));
         }
-        let is_all_there = self.next_older.is_none() && self.asked.previous.is_some();
+        let is_list_same = match &mut self.listed {
+            Some(listed) => {
+                let older = self.asked.previous.map(|older| older.tree.as_path());
+                listed.is_as_before(older)?
+            }
+            None => true,
+        };
+        let is_all_there = self.next_older.is_none() && self.asked.previous.is_some() && is_list_same;
         if self.made.is_none() && !is_all_there {
             self.begin()?;
         }
@@ -513,6 +595,9 @@ impl Work<'_> {
         // From the inside out, as making an entry changes the time of its directory.
         for entry in self.late.iter().rev().filter(|entry| entry.kind == Kind::Dir) {
             made.attributes(entry)?;
+        }
+        if let Some(listed) = &self.listed {
+            listed.place(self.asked.tree)?;
         }
         made.index
             .flush()

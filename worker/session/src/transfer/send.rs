@@ -2,14 +2,17 @@
 //!
 //! ```text
 //! entries ─▶ STAT…, STAT{} ─▶ (for each REQ) DATA…, DATA empty ─▶ FIN, answered
+//!                                       └▶ or HANDED, where the receiver takes descriptors (`hand`)
 //! ```
 //!
 //! Blocking; runs on a thread of its own. Memory: one chunk, and what the receiver has asked for.
 use super::receive::Incoming;
 use super::stat::stat_of;
 use super::{CHUNK, packet};
+use crate::hand::{Giver, HANDED, Offer};
 use crate::wire::fsutil::{Packet, packet::PacketType};
 use bytes::Bytes;
+use std::fs::File;
 use std::io::{self, Read};
 use tree::{Entry, Kind};
 
@@ -35,12 +38,31 @@ pub enum SendError {
     },
 }
 
+/// The contents of a file to send.
+pub enum Contents {
+    /// A file of this machine.
+    File(File),
+    /// Anything else.
+    Bytes(Box<dyn Read>),
+}
+
+impl Read for Contents {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Contents::File(file) => file.read(buffer),
+            Contents::Bytes(bytes) => bytes.read(buffer),
+        }
+    }
+}
+
 /// One directory to send.
 pub struct Sender<'a> {
     /// What there is, in order.
     pub entries: &'a [Entry],
     /// Opens the contents of one of them.
-    pub open: &'a dyn Fn(&Entry) -> io::Result<Box<dyn Read>>,
+    pub open: &'a dyn Fn(&Entry) -> io::Result<Contents>,
+    /// The receiver, if it takes descriptors.
+    pub hand: Option<&'a Offer>,
     /// Told of every packet's bytes.
     pub meter: &'a dyn Fn(u64),
 }
@@ -60,10 +82,11 @@ impl Sender<'_> {
             self.send(wire, stat)?;
         }
         self.send(wire, packet(PacketType::PacketStat, 0, Bytes::new()))?;
+        let mut giver = Giver::new(self.hand);
         while let Some(next) = wire.next() {
             let next = next.map_err(SendError::Peer)?;
             match PacketType::try_from(next.r#type) {
-                Ok(PacketType::PacketReq) => self.file(next.id, wire)?,
+                Ok(PacketType::PacketReq) => self.file(next.id, &mut giver, wire)?,
                 Ok(PacketType::PacketFin) => {
                     self.send(wire, packet(PacketType::PacketFin, 0, Bytes::new()))?;
                     return Ok(());
@@ -96,7 +119,7 @@ impl Sender<'_> {
         Err(SendError::Ended)
     }
 
-    fn file(&self, id: u32, wire: &mut dyn Incoming) -> Result<(), SendError> {
+    fn file(&self, id: u32, giver: &mut Giver<'_>, wire: &mut dyn Incoming) -> Result<(), SendError> {
         let entry = usize::try_from(id).ok().and_then(|id| self.entries.get(id));
         let entry = entry
             .filter(|entry| entry.kind == Kind::File)
@@ -108,9 +131,22 @@ impl Sender<'_> {
         let mut reader = match (self.open)(entry) {
             Ok(reader) => reader,
             // A file that vanished meanwhile is empty, as BuildKit's clients have it.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Box::new(io::empty()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Contents::Bytes(Box::new(io::empty())),
             Err(error) => return Err(self.give_up(wire, failed(error))),
         };
+        let handed = match &reader {
+            Contents::File(file) => giver.give(file, entry.size),
+            Contents::Bytes(_) => None,
+        };
+        if let Some(transfer) = handed {
+            let said = Packet {
+                r#type: HANDED,
+                id,
+                data: Bytes::from(transfer),
+                ..Packet::default()
+            };
+            return self.send(wire, said);
+        }
         let mut chunk = vec![0; CHUNK];
         loop {
             match reader.read(&mut chunk) {

@@ -17,6 +17,7 @@ pub struct Wire {
     incoming: mpsc::UnboundedReceiver<Result<Packet, String>>,
     bytes: Arc<tokio::sync::Semaphore>,
     to_peer: Box<dyn FnMut(Packet) -> bool + Send>,
+    ended: CancellationToken,
 }
 
 /// Bytes of packets that may wait for the thread.
@@ -35,7 +36,7 @@ impl Wire {
         // Small packets (what a receiver asks for) must always get through, or both ends would wait for each other; data
         // waits until there is room.
         let bytes = Arc::new(tokio::sync::Semaphore::new(WAITING_BYTES));
-        let room = bytes.clone();
+        let (room, over) = (bytes.clone(), ended.clone());
         tokio::spawn(async move {
             let opened = tokio::select! {
                 biased;
@@ -82,6 +83,7 @@ impl Wire {
             incoming,
             bytes,
             to_peer: Box::new(to_peer),
+            ended: over,
         }
     }
 }
@@ -106,5 +108,9 @@ impl Incoming for Wire {
 
     fn send(&mut self, packet: Packet) -> bool {
         (self.to_peer)(packet)
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended.is_cancelled() || self.incoming.is_closed()
     }
 }

@@ -1,102 +1,15 @@
-//! Our own overhead against what the same machine does bare, in one run: `cargo bench -p tests`.
-//!
-//! ```text
-//! workload ─▶ the program, several times ─▶ least time ─┐
-//! bare equivalent ─▶ several times ─▶ least time ───────┴▶ a row: figure, goal, met or missed
-//! ```
-//!
-//! Needs the release binary: `cargo build --release -p builder` first (`cargo bench` builds only itself).
-//! Nothing here asserts: machines differ, and a neighbour's load is not our regression. Rows that miss their
-//! goal say so; `cargo bench -p tests -- --strict` ends with code 1 if any does. Rows may be chosen by name.
-#![expect(clippy::print_stdout, reason = "a benchmark prints its table")]
-
+//! What one build costs without a daemon.
+use super::{Row, binary, least, millis};
+use anyhow::{Context, Result, ensure};
+use cache::layer::{Level, compress};
+use oci::Compression;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-
-use anyhow::{Context, Result, bail, ensure};
-use cache::layer::{Level, compress};
-use oci::Compression;
 use tests::{Program, User, fixtures};
-
-/// How often each figure is taken; the least counts.
-const TIMES: usize = 5;
-
-struct Row {
-    what: &'static str,
-    figure: String,
-    goal: &'static str,
-    is_met: bool,
-}
-
-type Bench = fn(&Path) -> Result<Row>;
-
-const BENCHES: [(&str, Bench); 7] = [
-    ("run", run_step),
-    ("cached", cached),
-    ("copy", copy_step),
-    ("gzip", gzip),
-    ("context", context),
-    ("memory", memory),
-    ("wide", wide),
-];
-
-fn main() -> Result<()> {
-    let args: Vec<String> = std::env::args().skip(1).filter(|arg| arg != "--bench").collect();
-    let is_strict = args.iter().any(|arg| arg == "--strict");
-    let chosen: Vec<_> = args.iter().filter(|arg| !arg.starts_with('-')).collect();
-    let mut has_missed = false;
-    println!("{:<46} {:>34}   {:<44}", "what", "figure", "goal");
-    for (name, bench) in BENCHES {
-        if !chosen.is_empty() && !chosen.iter().any(|wanted| *wanted == name) {
-            continue;
-        }
-        let folder = tempfile::tempdir()?;
-        match bench(folder.path()) {
-            Ok(row) => {
-                let mark = if row.is_met { "met" } else { "MISSED" };
-                println!("{:<46} {:>34}   {:<44} {mark}", row.what, row.figure, row.goal);
-                has_missed |= !row.is_met;
-            }
-            Err(error) => {
-                println!("{name:<46} could not be measured: {error:#}");
-                has_missed = true;
-            }
-        }
-    }
-    if is_strict && has_missed {
-        bail!("a goal was missed");
-    }
-    Ok(())
-}
-
-/// The least time of several runs of `work`, each prepared by `prepare`.
-fn least(mut prepare: impl FnMut() -> Result<()>, mut work: impl FnMut() -> Result<()>) -> Result<Duration> {
-    let mut best = Duration::MAX;
-    for _ in 0..TIMES {
-        prepare()?;
-        let begun = Instant::now();
-        work()?;
-        best = best.min(begun.elapsed());
-    }
-    Ok(best)
-}
-
-fn binary() -> Result<PathBuf> {
-    let path = match std::env::var_os("BUILDER_BINARY") {
-        Some(path) => path.into(),
-        None => Program::binary(),
-    };
-    ensure!(
-        path.exists(),
-        "there is no {}: run `cargo build --release -p builder` first",
-        path.display()
-    );
-    Ok(path)
-}
 
 /// Builds `folder` with its store beside it.
 fn build(folder: &Path, args: &[&str]) -> Result<()> {
@@ -149,11 +62,7 @@ fn per_step(folder: &Path, count: u32, instruction: impl Fn(u32) -> String) -> R
     Ok(with.saturating_sub(without) / count)
 }
 
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-fn run_step(folder: &Path) -> Result<Row> {
+pub(super) fn run_step(folder: &Path) -> Result<Vec<Row>> {
     const STEPS: u32 = 30;
     let step = per_step(folder, STEPS, |n| format!("RUN : {n}"))?;
     let bare = least(
@@ -166,20 +75,20 @@ fn run_step(folder: &Path) -> Result<Row> {
         },
     )? / STEPS;
     let over = step.saturating_sub(bare);
-    Ok(Row {
-        what: "a trivial RUN over fork and exec",
+    Ok(vec![Row {
+        what: "a trivial RUN over fork and exec".into(),
         figure: format!(
             "{:.2} ms ({:.2} - {:.2})",
             millis(over),
             millis(step),
             millis(bare)
         ),
-        goal: "at most 10 ms",
+        goal: "at most 10 ms".into(),
         is_met: millis(over) <= 10.0,
-    })
+    }])
 }
 
-fn cached(folder: &Path) -> Result<Row> {
+pub(super) fn cached(folder: &Path) -> Result<Vec<Row>> {
     let mut text =
         "FROM base AS first\nWORKDIR /work\nENV A=1\nCOPY a.txt .\nRUN echo 1 > one\nRUN echo 2 > two\n"
             .to_owned();
@@ -192,31 +101,31 @@ fn cached(folder: &Path) -> Result<Row> {
         || Ok(()),
         || Command::new("/bin/true").status().map(|_| ()).map_err(Into::into),
     )?;
-    Ok(Row {
-        what: "12 steps, all cached, image named",
+    Ok(vec![Row {
+        what: "12 steps, all cached, image named".into(),
         figure: format!(
             "{:.1} ms ({:.0} x fork and exec)",
             millis(time),
             time.as_secs_f64() / bare.as_secs_f64()
         ),
-        goal: "at most 25 ms",
+        goal: "at most 25 ms".into(),
         is_met: millis(time) <= 25.0,
-    })
+    }])
 }
 
-fn copy_step(folder: &Path) -> Result<Row> {
+pub(super) fn copy_step(folder: &Path) -> Result<Vec<Row>> {
     const STEPS: u32 = 100;
     fs::create_dir_all(folder.join("context"))?;
     for n in 0..STEPS {
         fs::write(folder.join(format!("context/f{n}")), format!("{n}\n"))?;
     }
     let step = per_step(folder, STEPS, |n| format!("COPY f{n} /f{n}"))?;
-    Ok(Row {
-        what: "a COPY of a small file",
+    Ok(vec![Row {
+        what: "a COPY of a small file".into(),
         figure: format!("{:.2} ms", millis(step)),
-        goal: "at most 1 ms",
+        goal: "at most 1 ms".into(),
         is_met: millis(step) <= 1.0,
-    })
+    }])
 }
 
 /// Libraries of this machine, as a layer would hold them.
@@ -247,7 +156,7 @@ fn real_data() -> Result<Vec<u8>> {
     Ok(data)
 }
 
-fn gzip(_: &Path) -> Result<Row> {
+pub(super) fn gzip(_: &Path) -> Result<Vec<Row>> {
     let data = real_data()?;
     let mut size = 0;
     let ours = least(
@@ -266,20 +175,20 @@ fn gzip(_: &Path) -> Result<Row> {
     let reference_time = begun.elapsed();
     let rate = |time: Duration| data.len() as f64 / 1e6 / time.as_secs_f64();
     let cores = std::thread::available_parallelism()?.get() as f64;
-    Ok(Row {
-        what: "gzip of a layer on all cores",
+    Ok(vec![Row {
+        what: "gzip of a layer on all cores".into(),
         figure: format!(
             "{:.0} MB/s, size {:.3} x ({:.0} MB/s zlib -6)",
             rate(ours),
             size as f64 / reference_size as f64,
             rate(reference_time)
         ),
-        goal: "65 MB/s per core or more, no larger than -6",
+        goal: "65 MB/s per core or more, no larger than -6".into(),
         is_met: rate(ours) >= 65.0 * cores && size <= reference_size,
-    })
+    }])
 }
 
-fn context(folder: &Path) -> Result<Row> {
+pub(super) fn context(folder: &Path) -> Result<Vec<Row>> {
     const FILES: usize = 50_000;
     for dir in 0..FILES / 100 {
         let dir = folder.join(format!("context/d{dir}"));
@@ -297,15 +206,15 @@ fn context(folder: &Path) -> Result<Row> {
         build(folder, &[])?;
     }
     let time = least(|| Ok(()), || build(folder, &[]))?;
-    Ok(Row {
-        what: "a context of 50,000 files, unchanged",
+    Ok(vec![Row {
+        what: "a context of 50,000 files, unchanged".into(),
         figure: format!("{:.0} ms", millis(time)),
-        goal: "at most 200 ms",
+        goal: "at most 200 ms".into(),
         is_met: millis(time) <= 200.0,
-    })
+    }])
 }
 
-fn memory(folder: &Path) -> Result<Row> {
+pub(super) fn memory(folder: &Path) -> Result<Vec<Row>> {
     write(folder, "FROM scratch\nCOPY big /\n")?;
     let mut big = std::io::BufWriter::new(fs::File::create(folder.join("context/big"))?);
     let mut state = 1_u64;
@@ -348,19 +257,19 @@ fn memory(folder: &Path) -> Result<Row> {
         std::thread::sleep(Duration::from_millis(2));
     };
     ensure!(ended.success(), "the build failed");
-    Ok(Row {
-        what: "peak memory, a context file of 1 GiB, packed",
+    Ok(vec![Row {
+        what: "peak memory, a context file of 1 GiB, packed".into(),
         figure: format!(
             "{:.0} MiB in {:.1} s",
             peak as f64 / 1024.0,
             begun.elapsed().as_secs_f64()
         ),
-        goal: "at most 100 MiB",
+        goal: "at most 100 MiB".into(),
         is_met: peak <= 100 << 10,
-    })
+    }])
 }
 
-fn wide(folder: &Path) -> Result<Row> {
+pub(super) fn wide(folder: &Path) -> Result<Vec<Row>> {
     let mut text = String::new();
     for n in 0..12 {
         writeln!(text, "FROM base AS s{n}\nRUN sleep 1 && echo {n} > /out{n}")?;
@@ -373,10 +282,10 @@ fn wide(folder: &Path) -> Result<Row> {
     let begun = Instant::now();
     build(folder, &[])?;
     let time = begun.elapsed();
-    Ok(Row {
-        what: "12 stages that sleep 1 s, joined by COPY",
+    Ok(vec![Row {
+        what: "12 stages that sleep 1 s, joined by COPY".into(),
         figure: format!("{:.2} s", time.as_secs_f64()),
-        goal: "at most 1.2 s",
+        goal: "at most 1.2 s".into(),
         is_met: time.as_secs_f64() <= 1.2,
-    })
+    }])
 }
