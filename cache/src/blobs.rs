@@ -196,6 +196,29 @@ impl Cache {
         }))
     }
 
+    /// Where those of these packed layers come from that are known and not here.
+    ///
+    /// # Errors
+    /// The store cannot be read.
+    pub fn absent_origins(&self, layers: &[Digest]) -> Result<Vec<Origin>> {
+        self.inner.db.read("look for origins of layers", |c| {
+            let mut query = c.prepare_cached(
+                "SELECT DISTINCT origin FROM layer_blobs
+                 WHERE digest = ?1 AND origin IS NOT NULL AND digest NOT IN (SELECT digest FROM blobs)",
+            )?;
+            let mut found: Vec<Origin> = Vec::new();
+            for layer in layers {
+                for origin in query.query_map(params![layer.as_bytes()], |row| row.get(0))? {
+                    let origin = Origin(origin?);
+                    if !found.contains(&origin) {
+                        found.push(origin);
+                    }
+                }
+            }
+            Ok(found)
+        })
+    }
+
     /// What the layer at position `at` of a ref is packed from: bytes that have its diff id already, if there are any.
     async fn material(&self, of: &ImmutableRef, at: usize, meter: &Arc<dyn Meter>) -> Result<Material> {
         let layer = &of.layers()[at];

@@ -13,7 +13,7 @@
 //! With `UPDATE_EXPECTED=1` in the environment, files under `expected/` that exist are written anew instead of compared;
 //! the difference is for a person to judge.
 use crate::server::{Serve, Server};
-use crate::{Image, Leftovers, Output, Program, Steps, User, fixtures, is_root};
+use crate::{Daemon, Image, Leftovers, Output, Program, Steps, User, fixtures, is_root};
 use anyhow::{Context, Result, bail, ensure};
 use serde::Deserialize;
 use std::{
@@ -269,58 +269,6 @@ impl Scenario {
             case.compare(&image)?;
         }
         Ok(None)
-    }
-}
-
-/// A daemon on a case's root.
-struct Daemon {
-    address: String,
-    child: std::process::Child,
-}
-
-impl Daemon {
-    fn start(program: &Program, place: &Path) -> Result<Daemon> {
-        let socket = place.join("daemon.sock");
-        let address = format!("unix://{}", socket.display());
-        let log = fs::File::create(place.join("daemon.log"))?;
-        let mut child = program
-            .command(&[
-                "serve",
-                "--addr",
-                &address,
-                "--allow-insecure-entitlement=network.host,security.insecure",
-            ])
-            .stdin(std::process::Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()?;
-        let begun = std::time::Instant::now();
-        while std::os::unix::net::UnixStream::connect(&socket).is_err() {
-            let ended = child.try_wait()?;
-            if ended.is_some() || begun.elapsed() > std::time::Duration::from_secs(30) {
-                let said = fs::read_to_string(place.join("daemon.log"))?;
-                bail!("the daemon does not serve ({ended:?}): {said}");
-            }
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        Ok(Daemon { address, child })
-    }
-
-    /// Makes `build` go there.
-    fn variable(&self) -> (String, String) {
-        ("BUILDER_HOST".to_owned(), self.address.clone())
-    }
-}
-
-impl Drop for Daemon {
-    fn drop(&mut self) {
-        if let Some(pid) = i32::try_from(self.child.id())
-            .ok()
-            .and_then(rustix::process::Pid::from_raw)
-        {
-            let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
-        }
-        let _ = self.child.wait();
     }
 }
 

@@ -8,6 +8,7 @@
 //!
 //! `Worker` is shared by all builds of a process; `Session` is what one of them brings along.
 mod worker;
+mod origins;
 pub mod source;
 pub mod file;
 pub mod archive;

@@ -4,32 +4,28 @@
 //! Worker { cache, registry, options } ─ ops ─▶ solver::Op        Session { caller, registry with its credentials }
 //! ```
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock, Weak};
 
-use async_trait::async_trait;
-use cache::{Cache, Origin, RemoteError, Remotes};
+use cache::{Cache, Origin};
 use llb::op::NetMode;
-use oci::{Descriptor, Platform, Reference};
-use parking_lot::Mutex;
-use registry::{Credential, CredentialError, Credentials, Password, Registry};
+use oci::Platform;
+use registry::Registry;
 use sandbox::network::{Lease, Networks};
 use sandbox::{Doorway, Exit, Process, Spec, Stdio, spec};
-use session::{Caller, RegistryCredential};
+use session::Caller;
 use solver::progress::Sink;
 use solver::{OpContext, OpError};
 
 use crate::cdi::{DeviceGrants, KnownDevice};
 use crate::executor::{Executor, RunError, room};
 use crate::network::{self, Dns};
-use tokio::io::AsyncRead;
 use tokio_util::sync::CancellationToken;
 
-use crate::source::client_store::{ClientStore, Clients};
-use crate::source::oci_layout;
+use crate::origins::{Origins, SessionCredentials};
+use crate::source::client_store::ClientStore;
 
 /// Choices for a worker.
 #[derive(Clone, Debug)]
@@ -91,11 +87,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 impl Worker {
     /// A worker on `cache`, which speaks to registries by `registry`.
     pub fn new(cache: Cache, registry: Registry, options: Options) -> Arc<Worker> {
-        let origins = Arc::new(Origins {
-            registry: registry.clone(),
-            sessions: Mutex::default(),
-            clients: Clients::default(),
-        });
+        let origins = Arc::new(Origins::new(registry.clone()));
         cache.set_remotes(origins.clone());
         Arc::new_cyclic(|me| Worker {
             cache,
@@ -248,22 +240,19 @@ impl Worker {
             .registry
             .get_or_init(|| {
                 self.registry
-                    .with_credentials(Arc::new(SessionCredentials(session.caller.clone())))
+                    .with_credentials(Arc::new(SessionCredentials::new(session.caller.clone())))
             })
             .clone()
     }
 
-    /// Remembers which session can fetch what an image is made of.
+    /// Remembers which session can fetch what an image is made of, as long as that session lasts.
     pub(crate) fn remember_origin(&self, origin: &Origin, registry: &Registry) {
-        self.origins
-            .sessions
-            .lock()
-            .insert(origin.0.clone(), registry.clone());
+        self.origins.remember(origin, registry);
     }
 
     /// Remembers which client has the layers of a layout.
     pub(crate) fn remember_client(&self, store: &ClientStore) {
-        self.origins.clients.remember(store);
+        self.origins.remember_client(store);
     }
 
     /// What was asked of registries so far.
@@ -346,62 +335,5 @@ impl Session {
             .or(all.first())
             .cloned()
             .ok_or_else(|| OpError::internal("the job of this step has no session"))
-    }
-}
-
-/// The credentials of the client, for the registry client.
-struct SessionCredentials(Arc<dyn Caller>);
-
-#[async_trait]
-impl Credentials for SessionCredentials {
-    async fn credentials(&self, host: &str) -> Result<Option<Credential>, CredentialError> {
-        // Clients keep the credentials of Docker Hub under the name users know.
-        let host = if host == "registry-1.docker.io" {
-            oci::DOCKER_HUB
-        } else {
-            host
-        };
-        let text = |secret: &session::Secret| -> Result<Password, CredentialError> {
-            let text = secret.expose_text().ok_or("the password is no text")?;
-            Ok(Password::new(text))
-        };
-        Ok(match self.0.credentials(host).await? {
-            None => None,
-            Some(RegistryCredential::Basic { username, secret }) => Some(Credential::Basic {
-                username,
-                secret: text(&secret)?,
-            }),
-            Some(RegistryCredential::IdentityToken(token)) => Some(Credential::IdentityToken(text(&token)?)),
-        })
-    }
-}
-
-/// Where the layers of images come from that were named but not fetched.
-struct Origins {
-    registry: Registry,
-    /// The registry client of the session that named an origin last.
-    sessions: Mutex<HashMap<String, Registry>>,
-    /// Clients that have layouts.
-    clients: Clients,
-}
-
-#[async_trait]
-impl Remotes for Origins {
-    async fn fetch(
-        &self,
-        origin: &Origin,
-        descriptor: &Descriptor,
-    ) -> Result<Box<dyn AsyncRead + Send + Unpin>, RemoteError> {
-        if let Some(folder) = oci_layout::folder_of(origin) {
-            let file = tokio::fs::File::open(oci_layout::blob_path(&folder, &descriptor.digest)).await?;
-            return Ok(Box::new(file));
-        }
-        if let Some(stream) = self.clients.fetch(origin, &descriptor.digest).await? {
-            return Ok(stream);
-        }
-        let reference = Reference::parse_normalized(&origin.0)?;
-        let known = self.sessions.lock().get(&origin.0).cloned();
-        let registry = known.unwrap_or_else(|| self.registry.clone());
-        Ok(Box::new(registry.fetch_blob(&reference, descriptor, None).await?))
     }
 }

@@ -294,12 +294,21 @@ pub(crate) fn forget(imported: &AllImported) {
     imported.lock().iter().for_each(|cache| cache.forget());
 }
 
+/// Whether something of imported caches was used.
+pub(crate) fn are_used(imported: &AllImported) -> bool {
+    imported.lock().iter().any(|cache| cache.is_used())
+}
+
+/// Whether a vertex failed on something of the store.
+pub(crate) fn is_of_store(error: &SolveError) -> bool {
+    matches!(error, SolveError::Vertex { error, .. } if error.cause.find::<CacheError>().is_some())
+}
+
 /// Whether a build failed on something of the store, where some of it came from imported caches.
 pub(crate) fn may_be_broken(imported: &AllImported, error: &BuildError) -> bool {
-    let is_used = imported.lock().iter().any(|cache| cache.is_used());
-    is_used
+    are_used(imported)
         && match error {
-            BuildError::Solve(SolveError::Vertex { error, .. }) => error.cause.find::<CacheError>().is_some(),
+            BuildError::Solve(error) => is_of_store(error),
             BuildError::Export { .. } | BuildError::CacheExport { .. } => true,
             _ => false,
         }
@@ -369,6 +378,8 @@ pub(crate) struct ExportError {
     place: String,
     reason: String,
     pub(crate) blame: solver::Blame,
+    /// Whether something of the store could not be read.
+    pub(crate) is_of_store: bool,
 }
 
 /// Exports what is known of the results' keys to every place; what is to be answered.
@@ -406,8 +417,12 @@ pub(crate) async fn export(
                 tracing::warn!(%place, error = text(&error), "the cache is not exported");
             }
             Err(error) => {
-                let (reason, blame) = (text(&error), error.blame());
-                return Err(ExportError { place, reason, blame });
+                return Err(ExportError {
+                    place,
+                    reason: text(&error),
+                    blame: error.blame(),
+                    is_of_store: error.find::<CacheError>().is_some(),
+                });
             }
         }
     }

@@ -39,6 +39,8 @@ pub(super) fn run(global: &Global, args: &ServeArgs) -> Result<ExitStatus> {
     service.tracing = tracing;
     let oci_runtime = file.worker.binary.take();
     engine_config(&mut config, file);
+    // What few long-lived things lie in many heaps would keep a daemon from ever growing smaller.
+    sandbox::share_heaps();
     let runtime = client::runtime()?;
     let served = runtime.block_on(async {
         let signals = Signals::listen().context("listen for signals")?;

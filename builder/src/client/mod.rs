@@ -5,6 +5,7 @@
 //!                                      └─▶ connect ─▶ attach (session) ─▶ solve (daemon) ─┘
 //! ```
 mod store;
+mod tokens; // tokens for registries, fetched here
 mod offer;
 mod caches; // folders that hold caches
 mod provenance; // for --metadata-file

@@ -30,6 +30,7 @@ pub(super) fn offer(
         ssh: request.ssh.clone(),
         stores: super::caches::stores(request),
         credentials: Some(Arc::new(DockerCredentials::of(&config.environment))),
+        tokens: super::tokens::source(config)?,
         ..LocalOptions::default()
     };
     match &request.context {

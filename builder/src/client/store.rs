@@ -118,14 +118,21 @@ fn host_config(file: &RegistryFile) -> HostConfig {
 /// # Errors
 /// A certificate file cannot be read.
 pub(super) fn registry(config: &Config) -> Result<Registry, BuildError> {
-    let credentials = Arc::new(UserCredentials(DockerCredentials::of(&config.environment)));
-    Registry::new(hosts(config), credentials).map_err(|error| BuildError::Machine {
+    Registry::new(hosts(config), Arc::new(UserCredentials::of(config))).map_err(|error| BuildError::Machine {
         doing: "set up the registry client".into(),
         reason: error.to_string(),
     })
 }
 
-struct UserCredentials(DockerCredentials);
+/// The user's own credentials.
+pub(super) struct UserCredentials(DockerCredentials);
+
+impl UserCredentials {
+    /// Those of Docker's configuration.
+    pub(super) fn of(config: &Config) -> UserCredentials {
+        UserCredentials(DockerCredentials::of(&config.environment))
+    }
+}
 
 #[async_trait]
 impl Credentials for UserCredentials {

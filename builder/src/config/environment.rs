@@ -13,6 +13,7 @@
 //! | `BUILDER_LOG` | the log filter |
 //! | `OTEL_*` | where a daemon's spans go (`otlp.rs`) |
 //! | `NOTIFY_SOCKET` | who is told that a daemon serves |
+//! | `BUILDKIT_NO_CLIENT_TOKEN` | daemons are shown credentials instead of tokens |
 //! | `BUILDKITD_LOG_LEVEL`, `BUILDKITD_DEBUGADDR` | defaults of flags of `serve` |
 //! | any | `--build-arg NAME` without a value, `--secret id=…,env=NAME` |
 use std::collections::BTreeMap;
@@ -140,6 +141,11 @@ impl Environment {
             .path("DOCKER_CONFIG")
             .or_else(|| Some(self.path("HOME")?.join(".docker")))?;
         Some(folder.join("config.json"))
+    }
+
+    /// Where the seeds of this user's keys for registries are kept, whether or not there are any yet.
+    pub fn token_seeds(&self) -> Option<PathBuf> {
+        Some(self.docker_config()?.with_file_name(".token_seed"))
     }
 
     /// The socket of the Docker daemon `--load` talks to; `None` if `DOCKER_HOST` is not a unix socket.

@@ -148,7 +148,7 @@ pub(super) async fn read(
         let claims = solved.claims.get(&platform.id);
         for one in claims.into_iter().flatten() {
             let files = match &one.files {
-                Some(files) => files.evaluate(&build.job).await?,
+                Some(files) => files.evaluate(build).await?,
                 None => None,
             };
             let unreadable = |error: &dyn std::fmt::Display| Failure::new(Code::Unknown, error.to_string());

@@ -133,7 +133,7 @@ async fn wanted_of(build: &Build, wanted: NewContainerRequest) -> Result<Wanted,
             );
             Status::not_found(message)
         })?;
-        if let Some(result) = one.evaluate(&build.job).await? {
+        if let Some(result) = one.evaluate(build).await? {
             mount.input = i64::try_from(results.len()).unwrap_or(-1);
             results.push(result);
         }

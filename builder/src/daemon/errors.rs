@@ -96,7 +96,7 @@ impl Failure {
 }
 
 /// An error and its causes in one line, each said once: a client shows nothing but the message.
-fn with_causes(error: &dyn std::error::Error) -> String {
+pub(super) fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {

@@ -122,7 +122,7 @@ impl GatewayService {
             return Ok(None);
         }
         let one = build.find_ref(id)?;
-        let Some(result) = one.evaluate(&build.job).await? else {
+        let Some(result) = one.evaluate(build).await? else {
             return Ok(None);
         };
         let meter: Arc<dyn cache::Meter> = Arc::new(cache::NoMeter);
@@ -198,7 +198,7 @@ impl LlbBridge for GatewayService {
                 }
             };
             if asked.evaluate {
-                evaluate(&build.job, &solved.each()).await?;
+                evaluate(&build, &solved.each()).await?;
             }
             Ok(solved)
         };
@@ -349,7 +349,7 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<EvaluateResponse>, Status> {
         let build = self.build(request.metadata(), "Evaluate").await?;
         let one = build.find_ref(&request.into_inner().r#ref)?;
-        evaluate(&build.job, &[one]).await?;
+        evaluate(&build, &[one]).await?;
         Ok(Response::new(EvaluateResponse {}))
     }
 

@@ -1,9 +1,13 @@
 //! Caches a client asks to import: told with the build, with each question of a frontend, or in a frontend's attributes.
 //!
 //! Each is imported once per build, by whoever names it first; the others wait for that. One that is not to be had is
-//! shown as a step that failed, and the build goes on without it.
+//! shown as a step that failed, and the build goes on without it. So it does when a layer turns out broken that was
+//! imported: what came from caches is forgotten, and what it stood for is built.
 use super::builds::Build;
 use crate::build::{CacheEntry, Engine, caches};
+use cache::ImmutableRef;
+use solver::Job;
+use solver::progress::Warning;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -19,6 +23,29 @@ impl Imports {
     /// As [`caches::forget`].
     pub(super) fn forget(&self) {
         caches::forget(&self.imported);
+    }
+
+    /// Whether something of them was used, so that what is broken may have come with them.
+    pub(super) fn are_used(&self) -> bool {
+        caches::are_used(&self.imported)
+    }
+
+    /// Lets this build go on without what was imported, which turned out to be broken, and says so.
+    ///
+    /// Differs: to BuildKit this is the end of the build. A cache shall never be worse than none.
+    pub(super) fn distrust(&self, job: &Job<ImmutableRef>, error: &dyn std::fmt::Display) {
+        self.forget();
+        job.distrust_imports();
+        let short = format!("what was imported could not be used, all is built without it: {error}");
+        tracing::warn!(build = job.id(), %error, "an imported cache is broken");
+        let title = "[internal] doing without the imported caches";
+        let step = job.step(&format!("{}-distrust", job.id()), title);
+        step.sink().warn(Warning {
+            level: 1,
+            short,
+            ..Warning::default()
+        });
+        step.finish(None);
     }
 }
 

@@ -12,8 +12,8 @@
 //! 2. `listen` makes sockets: unix, TCP with or without TLS, those systemd hands over.
 //! 3. `containers` are those that frontends start; `builds` are the builds that run, found by their id.
 //! 4. `result` is what a frontend answers: refs by platform, and metadata.
-//! 5. `policy` asks a client about sources; `run` is one Solve from request to answer; `output` gives its result out
-//!    through the session; `ending` files the build away; `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
+//! 5. `policy` asks a client about sources; `run` is one Solve from request to answer; `delivery` gives its result out,
+//!    by `output` through the session; `ending` files the build away; `image_frontend` runs frontends that are images, on a line of their own to `gateway`.
 //!    `observe` follows builds and counts, for metrics and `/debug`.
 //! 6. `control`, `gateway`, `content`, `traces` are the services, one file each: wire types in, own types out.
 //! 7. `errors` turns ours into status and details.
@@ -29,6 +29,7 @@ mod claims; // what frontends and scanners state
 mod observe;
 mod policy;
 mod imports;
+mod delivery; // of a result
 mod ending; // what is kept of a build
 mod run;
 mod records;

@@ -5,13 +5,19 @@
 //! oci, docker with tar=false ─▶ the client's store, blob by blob
 //! local ─▶ a folder here ─▶ FileSend, packets
 //! ```
+//!
+//! Nothing is sent before all of it is here: the client is called when the first byte is written.
 use super::builds::Build;
-use super::errors::Failure;
+use super::delivery::NotGiven;
+use super::errors::{Failure, with_causes};
 use super::run::Request;
 use crate::build::{Engine, Kept};
 use futures_util::future::try_join_all;
-use session::{FileSend, SessionError};
+use parking_lot::Mutex;
+use session::{Caller, FileSend, SessionError};
+use solver::OpError;
 use std::collections::BTreeMap;
+use std::io::{self, Write};
 use std::sync::Arc;
 use tonic::Code;
 use worker::export::{self, Dest, Kind, Source};
@@ -63,7 +69,7 @@ pub(super) async fn give(
     request: &Request,
     source: Source,
     kept: &mut Kept,
-) -> Result<BTreeMap<String, String>, Failure> {
+) -> Result<BTreeMap<String, String>, NotGiven> {
     let exports = request.exporters.iter().enumerate().map(|(number, exporter)| {
         let source = &source;
         async move {
@@ -73,7 +79,7 @@ pub(super) async fn give(
                 crate::build::title(kind),
             );
             let done = one(engine, build, request, (number, exporter), source, step.sink()).await;
-            step.finish(done.as_ref().err().map(|failure| failure.0.message.clone()));
+            step.finish(done.as_ref().err().map(|error| error.failure.0.message.clone()));
             done.map(|done| (number, done))
         }
     });
@@ -92,7 +98,7 @@ async fn one(
     (number, exporter): (usize, &Exporter),
     source: &Source,
     sink: &solver::progress::Sink,
-) -> Result<export::Done, Failure> {
+) -> Result<export::Done, NotGiven> {
     let kind = exporter.kind()?;
     let mut attrs = exporter.attributes.clone();
     // A name of something that has a time is worked out by the frontend.
@@ -108,7 +114,7 @@ async fn one(
         attrs.remove(name);
     }
     let caller = build.session.caller();
-    let mut sending: Option<FileSend> = None;
+    let mut sending: Option<Sending> = None;
     let mut folder = None;
     let dest = match kind {
         Kind::Image => None,
@@ -123,34 +129,34 @@ async fn one(
         }
         Kind::Oci | Kind::Docker if exporter.wants_blobs() => Some(Dest::Caller),
         Kind::Oci | Kind::Docker | Kind::Tar => {
-            let send = caller.send_file(number).await.map_err(session)?;
-            let send = send.ok_or_else(|| Failure::new(Code::Unknown, "the client takes no files"))?;
-            let FileSend { writer, done } = send;
-            sending = Some(FileSend {
-                writer: Box::new(std::io::sink()),
-                done,
-            });
-            Some(Dest::Writer(writer))
+            let called = Sending::default();
+            sending = Some(called.clone());
+            Some(Dest::Writer(Box::new(WhenWritten {
+                caller: caller.clone(),
+                number,
+                runtime: tokio::runtime::Handle::current(),
+                writer: None,
+                called,
+            })))
         }
     };
     let asked = export::Request { kind, attrs, dest };
     let done = export::export(&engine.worker, &build.session, asked, source, sink).await;
-    let done = match (done, sending) {
-        (Ok(done), Some(sending)) => {
-            sending
-                .done
-                .await
+    let called = sending.and_then(|sending| sending.lock().take());
+    let done = match (done, called) {
+        (Ok(done), Some(sent)) => {
+            sent.await
                 .map_err(|error| internal("send the output", &error))?
                 .map_err(session)?;
             done
         }
         (Ok(done), None) => done,
         // What the client said is more to the point than that the writer broke.
-        (Err(error), Some(sending)) if sending.done.is_finished() => match sending.done.await {
-            Ok(Err(refused)) => return Err(session(refused)),
-            _ => return Err(Failure::new(Code::Unknown, error.to_string())),
+        (Err(error), Some(sent)) if sent.is_finished() => match sent.await {
+            Ok(Err(refused)) => return Err(session(refused).into()),
+            _ => return Err(not_exported(&error)),
         },
-        (Err(error), _) => return Err(Failure::new(Code::Unknown, error.to_string())),
+        (Err(error), _) => return Err(not_exported(&error)),
     };
     if let Some(folder) = folder {
         let activity = sink.begin("copying files", "copying files");
@@ -166,6 +172,50 @@ async fn one(
             .map_err(session)?;
     }
     Ok(done)
+}
+
+fn not_exported(error: &OpError) -> NotGiven {
+    NotGiven::by(Failure::new(Code::Unknown, with_causes(error.cause())), error)
+}
+
+/// The call of the client that takes a file, once it was made.
+type Sending = Arc<Mutex<Option<tokio::task::JoinHandle<Result<(), SessionError>>>>>;
+
+/// A file of the client's, which is called when there is something to write.
+struct WhenWritten {
+    caller: Arc<dyn Caller>,
+    number: usize,
+    runtime: tokio::runtime::Handle,
+    writer: Option<Box<dyn Write + Send>>,
+    called: Sending,
+}
+
+impl WhenWritten {
+    fn writer(&mut self) -> io::Result<&mut Box<dyn Write + Send>> {
+        let writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => {
+                // Exporters write on threads that may block.
+                let send = self.runtime.block_on(self.caller.send_file(self.number));
+                let send = send.map_err(io::Error::other)?;
+                let FileSend { writer, done } =
+                    send.ok_or_else(|| io::Error::other("the client takes no files"))?;
+                *self.called.lock() = Some(done);
+                writer
+            }
+        };
+        Ok(self.writer.insert(writer))
+    }
+}
+
+impl Write for WhenWritten {
+    fn write(&mut self, data: &[u8]) -> io::Result<usize> {
+        self.writer()?.write(data)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.writer()?.flush()
+    }
 }
 
 fn session(error: SessionError) -> Failure {

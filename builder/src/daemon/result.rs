@@ -4,18 +4,20 @@
 //! frontend::Answer ─┐
 //! wire Result ──────┴─▶ Solved { refs, metadata } ─▶ export::Source
 //! ```
+use super::builds::Build;
 use super::claims::FrontendClaim;
 use super::errors::Failure;
-use crate::build::Scope;
 use crate::build::metadata::{BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, metadata};
+use crate::build::{Scope, caches};
 use bytes::Bytes;
 use cache::ImmutableRef;
 use frontend::Answer;
 use keys::CacheKey;
 use llb::Definition;
 use oci::Platform;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use solver::{BuiltResult, Job};
+use solver::BuiltResult;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio::sync::OnceCell;
@@ -31,7 +33,7 @@ pub(super) struct LazyRef {
     pub(super) definition: Definition,
     /// Whose frontend made it.
     pub(super) scope: Arc<Scope>,
-    built: OnceCell<BuiltResult<ImmutableRef>>,
+    built: Mutex<Arc<OnceCell<BuiltResult<ImmutableRef>>>>,
 }
 
 impl LazyRef {
@@ -40,23 +42,35 @@ impl LazyRef {
             id,
             definition,
             scope: scope.clone(),
-            built: OnceCell::new(),
+            built: Mutex::default(),
         })
     }
 
     /// Its files; `None` is scratch.
-    pub(super) async fn evaluate(&self, job: &Job<ImmutableRef>) -> Result<Option<ImmutableRef>, Failure> {
-        Ok(self.built(job).await?.result.clone())
+    pub(super) async fn evaluate(&self, build: &Build) -> Result<Option<ImmutableRef>, Failure> {
+        Ok(self.built(build).await?.result)
+    }
+
+    /// Lets it be solved anew.
+    pub(super) fn reset(&self) {
+        *self.built.lock() = Arc::default();
     }
 
     /// Its files and keys.
-    async fn built(&self, job: &Job<ImmutableRef>) -> Result<&BuiltResult<ImmutableRef>, Failure> {
-        let built = self.built.get_or_try_init(|| async {
-            let built = job.build(&self.definition).await?;
+    async fn built(&self, build: &Build) -> Result<BuiltResult<ImmutableRef>, Failure> {
+        let cell = self.built.lock().clone();
+        let built = cell.get_or_try_init(|| async {
+            let built = match build.job.build(&self.definition).await {
+                Err(error) if caches::is_of_store(&error) && build.imports.are_used() => {
+                    build.imports.distrust(&build.job, &error);
+                    build.job.build(&self.definition).await
+                }
+                built => built,
+            }?;
             self.scope.saw(Some(&self.id), &self.definition);
             Ok::<_, solver::SolveError>(built)
         });
-        Ok(built.await?)
+        Ok(built.await?.clone())
     }
 }
 
@@ -149,7 +163,7 @@ impl Solved {
     /// The platforms of the result, solved, for the exporters, and the keys of each.
     pub(super) async fn platforms(
         &self,
-        job: &Job<ImmutableRef>,
+        build: &Build,
     ) -> Result<Vec<(PlatformResult, Vec<CacheKey>)>, Failure> {
         let named = self.named_platforms()?;
         let refs: Vec<(String, Platform, Option<Arc<LazyRef>>)> = match &self.refs {
@@ -174,8 +188,8 @@ impl Solved {
         let solved = refs.into_iter().map(|(id, platform, one)| async move {
             let (result, keys) = match &one {
                 Some(one) => {
-                    let built = one.built(job).await?;
-                    (built.result.clone(), built.keys.clone())
+                    let built = one.built(build).await?;
+                    (built.result, built.keys)
                 }
                 None => (None, Vec::new()),
             };

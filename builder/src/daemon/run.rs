@@ -8,21 +8,21 @@
 //! The build is a task of its own. When the call is dropped, because the client is gone, the build is called off, and ends
 //! in order: its steps stop, its record is filed, its log is closed.
 use super::builds::{Build, Builds};
-use super::claims::{self, Scan};
+use super::claims::Scan;
+use super::delivery::Delivery;
 use super::ending::Left;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
 use super::imports;
 use super::observe::metrics::Metrics;
-use super::output::{self, Exporter};
+use super::output::Exporter;
 use super::policy::{self, Policy};
 use super::records;
 use super::result::{LazyRef, Solved};
-use super::statements::Statements;
 use super::traces::Traces;
 use super::worker_info::WorkerInfo;
 use crate::build::attest::{Asked, Run};
-use crate::build::caches::{self, Export};
+use crate::build::caches::Export;
 use crate::build::metadata::CONFIG;
 use crate::build::{
     Bridge, CacheEntry, Engine, Guard, Kept, Rules, Scope, ScopeRequest, guarded, host_gateway, permissions,
@@ -33,20 +33,16 @@ use crate::history::{EventLog, History, Running};
 use crate::progress::wire;
 use crate::request::Entitlements;
 use crate::trace::TraceContext;
-use cache::ImmutableRef;
 use frontend::Options;
 use futures_util::future::try_join_all;
-use keys::CacheKey;
 use llb::Definition;
 use prost::Message;
 use session::{Caller, LateCaller, Sessions};
-use solver::Job;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use worker::Session;
-use worker::export::{PlatformResult, Source};
 
 /// What a client asks for, free of the wire.
 #[derive(Clone, Debug, Default)]
@@ -207,20 +203,15 @@ impl Runner {
                 scan.add(&mut solved, &BTreeMap::new()).await?;
             }
             kept.metadata = records::metadata(&solved);
-            let platforms = solved.platforms(&build.job).await?;
-            let (mut platforms, keys) = with_caches(&build, platforms, &request.exports);
-            claims::read(&build, &solved, &mut platforms).await?;
-            let all = Statements::new(&build, &run, &solved, &platforms);
-            all.add(&asked, &mut platforms)?;
-            if running.is_some() {
-                kept.stated = all.for_the_record(&asked, &platforms);
-            }
-            let is_index = solved.is_index();
-            let source = Source { platforms, is_index };
-            let mut response = output::give(&self.engine, &build, &request, source, &mut kept).await?;
-            let exported = caches::export(&self.engine, &build.job, &build.session, &keys, &request.exports);
-            response.extend(exported.await.map_err(Failure::from)?);
-            Ok::<_, Failure>(response)
+            let delivery = Delivery {
+                runner: &self,
+                build: &build,
+                request: &request,
+                asked: &asked,
+                run: &run,
+                solved: &solved,
+            };
+            delivery.give(&mut kept).await
         };
         let mut answer = tokio::select! {
             biased;
@@ -516,21 +507,6 @@ impl Runner {
     }
 }
 
-/// Results with what an image is to say of their keys, and the keys of all.
-fn with_caches(
-    build: &Build,
-    platforms: Vec<(PlatformResult, Vec<CacheKey>)>,
-    exports: &[Export],
-) -> (Vec<PlatformResult>, Vec<CacheKey>) {
-    let mut all = Vec::new();
-    let platforms = platforms.into_iter().map(|(mut platform, keys)| {
-        platform.inline_cache = caches::inline(&build.job, exports, &keys);
-        all.extend(keys);
-        platform
-    });
-    (platforms.collect(), all)
-}
-
 /// The devices among what is asked for.
 fn devices(asked: &[String]) -> Result<worker::DeviceGrants, Failure> {
     let mut grants = worker::DeviceGrants::default();
@@ -590,8 +566,8 @@ fn inputs(question: &Question) -> Result<BTreeMap<String, frontend::Input>, Fail
 }
 
 /// Solves refs, all at once.
-pub(super) async fn evaluate(job: &Job<ImmutableRef>, refs: &[Arc<LazyRef>]) -> Result<(), Failure> {
-    try_join_all(refs.iter().map(|one| one.evaluate(job)))
+pub(super) async fn evaluate(build: &Build, refs: &[Arc<LazyRef>]) -> Result<(), Failure> {
+    try_join_all(refs.iter().map(|one| one.evaluate(build)))
         .await
         .map(drop)
 }

@@ -5,19 +5,14 @@
 //!                                     └─ Bearer ─▶ realm, service, scopes ─▶ token, kept per host and scopes
 //! ```
 //!
-//! A token server is asked by GET with user and password, or by POST with an identity token (OAuth2).
-//! Credentials are asked for once per challenge and never kept; tokens are, until they run out.
+//! Whoever has the credentials may want to keep them to himself and fetch the tokens (`token.rs` asks a token server):
+//! then he names an authority, the public half of a key of his, and is never asked for the credentials.
+//! Credentials are asked for once per challenge and never kept; tokens are (`shelf.rs`), until they run out.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use parking_lot::Mutex;
-use reqwest::Client;
-use serde::Deserialize;
-
-use crate::error::{RegistryError, chain};
 
 /// A text that is not printed.
 #[derive(Clone, PartialEq, Eq)]
@@ -29,7 +24,8 @@ impl Password {
         Self(text.into())
     }
 
-    fn expose(&self) -> &str {
+    /// The text, for the one who must have it.
+    pub fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -54,6 +50,37 @@ pub enum Credential {
     IdentityToken(Password),
 }
 
+/// What a token is to be good for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TokenQuestion {
+    /// The registry that wants it.
+    pub host: String,
+    /// The address of the token server.
+    pub realm: String,
+    /// What the registry calls itself there; may be empty.
+    pub service: String,
+    /// What is to be allowed: `repository:<name>:pull,push`.
+    pub scopes: Vec<String>,
+}
+
+/// A token of a token server.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// What is shown to the registry.
+    pub text: Password,
+    /// Seconds for which it is good from now on, if that was said.
+    pub seconds: Option<u64>,
+}
+
+/// By whose word tokens are had, where that is somebody else.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Authority {
+    /// The public half of his key (Ed25519).
+    pub key: [u8; 32],
+    /// Whether he has shown that he has the other half, and so may have what others with the same key were given.
+    pub is_proven: bool,
+}
+
 /// Why no credentials could be had.
 pub type CredentialError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -65,6 +92,22 @@ pub trait Credentials: Send + Sync {
     /// # Errors
     /// There are credentials, and they could not be had.
     async fn credentials(&self, host: &str) -> Result<Option<Credential>, CredentialError>;
+
+    /// Who fetches tokens for `host`; `None` where the credentials are to be asked for instead.
+    ///
+    /// # Errors
+    /// There is somebody, who could not be asked.
+    async fn authority(&self, _host: &str) -> Result<Option<Authority>, CredentialError> {
+        Ok(None)
+    }
+
+    /// A token, from the authority.
+    ///
+    /// # Errors
+    /// None could be had.
+    async fn token(&self, question: &TokenQuestion) -> Result<Token, CredentialError> {
+        Err(format!("nobody fetches tokens for {}", question.host).into())
+    }
 }
 
 /// Shows nobody anything.
@@ -146,7 +189,7 @@ fn parameters(text: &str) -> HashMap<String, String> {
 }
 
 /// What is sent along with a request.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) enum Authorization {
     Basic { username: String, secret: Password },
     Bearer(Password),
@@ -159,171 +202,6 @@ impl Authorization {
             Self::Bearer(token) => request.bearer_auth(token.expose()),
         }
     }
-}
-
-#[derive(Deserialize)]
-struct TokenAnswer {
-    #[serde(default)]
-    token: String,
-    #[serde(default)]
-    access_token: String,
-    #[serde(default)]
-    expires_in: Option<u64>,
-}
-
-struct Kept {
-    authorization: Authorization,
-    until: Instant,
-}
-
-/// Tokens by host and scopes.
-#[derive(Default)]
-pub(crate) struct Tokens {
-    kept: Mutex<HashMap<(String, Vec<String>), Kept>>,
-}
-
-/// A token that says nothing lasts this long (distribution-spec, token authentication).
-const DEFAULT_SECONDS: u64 = 60;
-/// A token is renewed when it has less than this left.
-const MARGIN: Duration = Duration::from_secs(10);
-
-impl Tokens {
-    pub(crate) fn get(&self, host: &str, scopes: &[String]) -> Option<Authorization> {
-        let kept = self.kept.lock();
-        let found = kept.get(&(host.to_owned(), scopes.to_vec()))?;
-        (found.until > Instant::now() + MARGIN).then(|| found.authorization.clone())
-    }
-
-    fn put(&self, host: &str, scopes: &[String], authorization: Authorization, seconds: u64) {
-        let until = Instant::now() + Duration::from_secs(seconds.clamp(MARGIN.as_secs() + 1, 3600));
-        self.kept
-            .lock()
-            .insert((host.to_owned(), scopes.to_vec()), Kept { authorization, until });
-    }
-
-    /// Meets a challenge; `None` if there is nothing to meet it with.
-    pub(crate) async fn meet(
-        &self,
-        client: &Client,
-        host: &str,
-        scopes: &[String],
-        challenge: Challenge,
-        credential: Option<Credential>,
-    ) -> Result<Option<Authorization>, RegistryError> {
-        match (challenge, credential) {
-            (Challenge::Basic, Some(Credential::Basic { username, secret })) => {
-                let authorization = Authorization::Basic { username, secret };
-                self.put(host, scopes, authorization.clone(), 3600);
-                Ok(Some(authorization))
-            }
-            (Challenge::Basic, _) => Ok(None),
-            (
-                Challenge::Bearer {
-                    realm,
-                    service,
-                    scopes: asked,
-                },
-                credential,
-            ) => {
-                let all: Vec<String> = if scopes.is_empty() { asked } else { scopes.to_vec() };
-                let answer = ask(client, host, &realm, &service, &all, credential).await?;
-                let token = if answer.token.is_empty() {
-                    answer.access_token
-                } else {
-                    answer.token
-                };
-                if token.is_empty() {
-                    return Err(RegistryError::Invalid {
-                        action: "get a token".to_owned(),
-                        host: realm,
-                        reason: "the answer holds no token".to_owned(),
-                    });
-                }
-                let authorization = Authorization::Bearer(Password(token));
-                self.put(
-                    host,
-                    scopes,
-                    authorization.clone(),
-                    answer.expires_in.unwrap_or(DEFAULT_SECONDS),
-                );
-                Ok(Some(authorization))
-            }
-        }
-    }
-}
-
-async fn ask(
-    client: &Client,
-    host: &str,
-    realm: &str,
-    service: &str,
-    scopes: &[String],
-    credential: Option<Credential>,
-) -> Result<TokenAnswer, RegistryError> {
-    let action = || format!("get a token for {host}");
-    let url = url::Url::parse(realm)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https"));
-    let Some(url) = url else {
-        let reason = format!("{realm:?} is no address of a token server");
-        return Err(RegistryError::Invalid {
-            action: action(),
-            host: host.to_owned(),
-            reason,
-        });
-    };
-    let server = url.host_str().unwrap_or(host).to_owned();
-    let request = match credential {
-        Some(Credential::IdentityToken(token)) => {
-            let scope = scopes.join(" ");
-            let form = [
-                ("grant_type", "refresh_token"),
-                ("refresh_token", token.expose()),
-                ("service", service),
-                ("scope", scope.as_str()),
-                ("client_id", "builder"),
-            ];
-            client.post(url).form(&form)
-        }
-        credential => {
-            let mut query: Vec<(&str, &str)> = Vec::new();
-            if !service.is_empty() {
-                query.push(("service", service));
-            }
-            query.extend(scopes.iter().map(|scope| ("scope", scope.as_str())));
-            let request = client.get(url).query(&query);
-            match credential {
-                Some(Credential::Basic { username, secret }) => request
-                    .basic_auth(&username, Some(secret.expose()))
-                    .query(&[("account", &username)]),
-                _ => request,
-            }
-        }
-    };
-    let network = |error: reqwest::Error| RegistryError::Network {
-        action: action(),
-        host: server.clone(),
-        is_connected: !error.is_connect(),
-        reason: chain(&error.without_url()),
-    };
-    let answer = request.send().await.map_err(network)?;
-    let status = answer.status();
-    if !status.is_success() {
-        let text = answer.text().await.unwrap_or_default();
-        let detail = crate::request::detail(&text);
-        return Err(RegistryError::Status {
-            action: action(),
-            host: server,
-            status: status.as_u16(),
-            detail,
-        });
-    }
-    let bytes = answer.bytes().await.map_err(network)?;
-    serde_json::from_slice(&bytes).map_err(|error| RegistryError::Invalid {
-        action: action(),
-        host: server,
-        reason: error.to_string(),
-    })
 }
 
 #[cfg(test)]

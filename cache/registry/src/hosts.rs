@@ -146,6 +146,14 @@ impl Hosts {
         Ok(client)
     }
 
+    /// The HTTP client for a machine, as credentials are bound to it.
+    pub(crate) fn client_of(&self, host: &str) -> Result<Client, RegistryError> {
+        self.client(match host {
+            "registry-1.docker.io" => oci::DOCKER_HUB,
+            host => host,
+        })
+    }
+
     /// The registry itself.
     pub(crate) fn origin(&self, domain: &str) -> Result<Endpoint, RegistryError> {
         let host = if domain == oci::DOCKER_HUB {

@@ -8,7 +8,7 @@
 //! ```
 //!
 //! 1. `hosts`: which machines answer for a registry, and how they are spoken to.
-//! 2. `auth`: challenges, tokens, credentials.
+//! 2. `auth`: challenges and credentials; `token`: what a token server gives; `shelf`: tokens that are kept.
 //! 3. `request`: one request with its retries; answers become errors by the distribution-spec.
 //! 4. `resolve`, `fetch`, `push`: what a builder does with a registry.
 //!
@@ -19,15 +19,19 @@
 mod error;
 mod hosts;
 mod auth;
+mod token;
+mod shelf;
 mod request;
 mod resolve;
 mod fetch;
 mod push;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-pub use auth::{Credential, CredentialError, Credentials, NoCredentials, Password};
+pub use auth::{
+    Authority, Credential, CredentialError, Credentials, NoCredentials, Password, Token, TokenQuestion,
+};
 pub use error::RegistryError;
 pub use fetch::{BlobReader, Progress};
 pub use hosts::{HostConfig, HostsConfig};
@@ -67,7 +71,7 @@ pub struct Registry {
 
 struct Inner {
     hosts: Arc<hosts::Hosts>,
-    tokens: auth::Tokens,
+    tokens: shelf::Tokens,
     credentials: Arc<dyn Credentials>,
     pushes: push::Pushes,
     counters: Arc<Counters>,
@@ -82,7 +86,7 @@ impl Registry {
         Ok(Self {
             inner: Arc::new(Inner {
                 hosts: Arc::new(hosts::Hosts::new(config)?),
-                tokens: auth::Tokens::default(),
+                tokens: shelf::Tokens::default(),
                 credentials,
                 pushes: push::Pushes::default(),
                 counters: Arc::default(),
@@ -90,13 +94,14 @@ impl Registry {
         })
     }
 
-    /// The same client for another user: connections and counters are shared, credentials and tokens not.
+    /// The same client for another user: connections and counters are shared, credentials not, and tokens only with
+    /// those who prove to be the same ([`Authority`]).
     #[must_use]
     pub fn with_credentials(&self, credentials: Arc<dyn Credentials>) -> Self {
         Self {
             inner: Arc::new(Inner {
                 hosts: self.inner.hosts.clone(),
-                tokens: auth::Tokens::default(),
+                tokens: self.inner.tokens.of_another(),
                 credentials,
                 pushes: push::Pushes::default(),
                 counters: self.inner.counters.clone(),
@@ -104,8 +109,29 @@ impl Registry {
         }
     }
 
+    /// The same client, as long as somebody else holds it.
+    pub fn downgrade(&self) -> WeakRegistry {
+        WeakRegistry(Arc::downgrade(&self.inner))
+    }
+
     /// What was asked of registries so far.
     pub fn counters(&self) -> &Counters {
         &self.inner.counters
+    }
+}
+
+/// A client that goes with the last one who holds it.
+#[derive(Clone, Default)]
+pub struct WeakRegistry(Weak<Inner>);
+
+impl WeakRegistry {
+    /// The client, if somebody still holds it.
+    pub fn upgrade(&self) -> Option<Registry> {
+        self.0.upgrade().map(|inner| Registry { inner })
+    }
+
+    /// Whether both are the same client.
+    pub fn is_same(&self, other: &WeakRegistry) -> bool {
+        self.0.ptr_eq(&other.0)
     }
 }

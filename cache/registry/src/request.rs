@@ -14,7 +14,7 @@ use reqwest::{Method, RequestBuilder, Response, StatusCode};
 use serde::Deserialize;
 
 use crate::Registry;
-use crate::auth::{Authorization, Challenge};
+use crate::auth::{Authority, Authorization, Challenge, Credential, TokenQuestion};
 use crate::error::{RegistryError, chain};
 use crate::hosts::Endpoint;
 
@@ -35,6 +35,16 @@ pub(crate) struct Ask<'a> {
     pub(crate) scopes: Vec<String>,
     /// For messages: `fetch sha256:…`
     pub(crate) action: String,
+}
+
+/// How a challenge was met.
+enum Met {
+    /// There is nothing to meet it with.
+    Not,
+    /// With something that was there.
+    Kept(Authorization),
+    /// With something got just now.
+    Fresh(Authorization),
 }
 
 /// The scope of reading a repository.
@@ -93,34 +103,98 @@ impl Registry {
         if answer.status() != StatusCode::UNAUTHORIZED {
             return Ok(answer);
         }
-        match self.authorize(endpoint, &ask.scopes, &answer).await? {
-            Some(token) => self.send_once(endpoint, ask, prepare, Some(&token)).await,
-            None => Ok(answer),
+        let (answer, kept) = match self.authorize(endpoint, &ask.scopes, &answer, known).await? {
+            Met::Not => return Ok(answer),
+            Met::Fresh(token) => return self.send_once(endpoint, ask, prepare, Some(&token)).await,
+            Met::Kept(token) => {
+                let answer = self.send_once(endpoint, ask, prepare, Some(&token)).await?;
+                (answer, Some(token))
+            }
+        };
+        if answer.status() != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        // What was kept is good no more.
+        match self.authorize(endpoint, &ask.scopes, &answer, kept).await? {
+            Met::Not => Ok(answer),
+            Met::Fresh(token) | Met::Kept(token) => {
+                self.send_once(endpoint, ask, prepare, Some(&token)).await
+            }
         }
     }
 
-    /// Meets the challenge in an answer.
-    pub(crate) async fn authorize(
+    /// Meets the challenge in an answer to a request that showed `used`.
+    async fn authorize(
         &self,
         endpoint: &Endpoint,
         scopes: &[String],
         answer: &Response,
-    ) -> Result<Option<Authorization>, RegistryError> {
+        used: Option<Authorization>,
+    ) -> Result<Met, RegistryError> {
         let headers = answer.headers().get_all(WWW_AUTHENTICATE);
         let headers: Vec<_> = headers.iter().filter_map(|value| value.to_str().ok()).collect();
         let Some(challenge) = Challenge::parse(headers.into_iter()) else {
-            return Ok(None);
+            return Ok(Met::Not);
         };
-        let credential = self.inner.credentials.credentials(&endpoint.host).await;
-        let credential = credential.map_err(|source| RegistryError::Credentials {
-            host: endpoint.host.clone(),
+        let (host, tokens) = (&endpoint.host, &self.inner.tokens);
+        let authority = match &challenge {
+            Challenge::Basic => None,
+            Challenge::Bearer { .. } => self.authority(host).await?,
+        };
+        // Whoever wants the same waits, and takes what the first one got.
+        let turn = tokens.turn(host, scopes);
+        let _turn = turn.lock().await;
+        if let Some(kept) = tokens
+            .get(host, scopes)
+            .filter(|kept| Some(kept) != used.as_ref())
+        {
+            return Ok(Met::Kept(kept));
+        }
+        let (authorization, seconds) = match challenge {
+            Challenge::Basic => match self.credential(host).await? {
+                Some(Credential::Basic { username, secret }) => {
+                    (Authorization::Basic { username, secret }, Some(u64::MAX))
+                }
+                Some(Credential::IdentityToken(_)) | None => return Ok(Met::Not),
+            },
+            Challenge::Bearer {
+                realm,
+                service,
+                scopes: asked,
+            } => {
+                let question = TokenQuestion {
+                    host: host.clone(),
+                    realm,
+                    service,
+                    scopes: if scopes.is_empty() { asked } else { scopes.to_vec() },
+                };
+                let token = match authority {
+                    Some(_) => self.inner.credentials.token(&question).await.map_err(|source| {
+                        let host = host.clone();
+                        RegistryError::Credentials { host, source }
+                    })?,
+                    None => {
+                        let credential = self.credential(host).await?;
+                        self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
+                        crate::token::fetch(&endpoint.client, &question, credential).await?
+                    }
+                };
+                (Authorization::Bearer(token.text), token.seconds)
+            }
+        };
+        tokens.put(host, scopes, authorization.clone(), seconds);
+        Ok(Met::Fresh(authorization))
+    }
+
+    /// Who fetches tokens for a host; asked once.
+    async fn authority(&self, host: &str) -> Result<Option<Authority>, RegistryError> {
+        let found = self.inner.tokens.authority(host);
+        let ask = || self.inner.credentials.authority(host);
+        let known = found.get_or_try_init(ask).await;
+        known.copied().map_err(|source| RegistryError::Credentials {
+            host: host.to_owned(),
             source,
-        })?;
-        self.inner.counters.requests.fetch_add(1, Ordering::Relaxed);
-        self.inner
-            .tokens
-            .meet(&endpoint.client, &endpoint.host, scopes, challenge, credential)
-            .await
+        })
     }
 
     async fn send_once(

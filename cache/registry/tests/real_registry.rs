@@ -434,3 +434,90 @@ async fn an_identity_token_is_exchanged_by_post() {
     let requests = server.await.expect("the server ends");
     assert!(requests[1].starts_with("POST /token"), "{}", requests[1]);
 }
+
+/// Fetches tokens itself, one after the other, and would rather not be asked for credentials.
+struct Fetches {
+    key: [u8; 32],
+    is_proven: bool,
+    fetched: Arc<std::sync::atomic::AtomicUsize>,
+}
+
+#[async_trait]
+impl registry::Credentials for Fetches {
+    async fn credentials(&self, _: &str) -> Result<Option<registry::Credential>, registry::CredentialError> {
+        Err("the credentials are not to be shown".into())
+    }
+
+    async fn authority(&self, _: &str) -> Result<Option<registry::Authority>, registry::CredentialError> {
+        let (key, is_proven) = (self.key, self.is_proven);
+        Ok(Some(registry::Authority { key, is_proven }))
+    }
+
+    async fn token(
+        &self,
+        question: &registry::TokenQuestion,
+    ) -> Result<registry::Token, registry::CredentialError> {
+        assert_eq!(question.scopes, ["repository:a/b:pull"]);
+        assert_eq!(
+            (question.realm.as_str(), question.service.as_str()),
+            ("http://t/", "s")
+        );
+        let number = self.fetched.fetch_add(1, std::sync::atomic::Ordering::Relaxed) + 1;
+        Ok(registry::Token {
+            text: registry::Password::new(format!("token-{number}")),
+            seconds: Some(300),
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_token_the_client_fetched_serves_the_same_client_later_and_no_other() {
+    let manifest = Manifest::new(OCI_MANIFEST, Descriptor::of(OCI_CONFIG, b"{}"), vec![]).to_json();
+    let typed = format!("content-type: {OCI_MANIFEST}\r\n");
+    let refused = || {
+        let challenge = "www-authenticate: Bearer realm=\"http://t/\",service=\"s\",scope=\"x\"\r\n";
+        answer("401 Unauthorized", challenge, 0, b"")
+    };
+    let opened = || answer("200 OK", &typed, manifest.len(), &manifest);
+    let (address, server) = canned(vec![
+        refused(),
+        opened(), // the first client
+        refused(),
+        opened(), // the same client's second build
+        refused(),
+        opened(), // one who only says that it is the same
+        refused(),
+        refused(),
+        opened(), // the same client again: the registry knows its token no more
+    ])
+    .await;
+    let none = plain(&address);
+    let fetched = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let build = |is_proven| {
+        none.with_credentials(Arc::new(Fetches {
+            key: [1; 32],
+            is_proven,
+            fetched: fetched.clone(),
+        }))
+    };
+    let name = reference(&address, "a/b:t");
+    for is_proven in [true, true, false, true] {
+        build(is_proven).resolve(&name).await.expect("the token opens it");
+    }
+    let shown: Vec<_> = server
+        .await
+        .expect("the server ends")
+        .iter()
+        .map(|request| {
+            let request = request.to_lowercase();
+            let token = request.split_once("authorization: bearer ");
+            token.map_or(String::new(), |(_, rest)| {
+                rest.lines().next().unwrap_or_default().to_owned()
+            })
+        })
+        .collect();
+    let expected = [
+        "", "token-1", "", "token-1", "", "token-2", "", "token-1", "token-3",
+    ];
+    assert_eq!(shown, expected);
+}

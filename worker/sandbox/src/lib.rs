@@ -40,7 +40,7 @@ mod tests;
 
 pub use cgroup::ToolGroups;
 pub use error::{Blame, Error};
-pub use memory::give_back_memory;
+pub use memory::{give_back_memory, share_heaps};
 pub use process::{Doorway, Exit, Killer, Process, Size, Status, Stdio, Terminal, Usage};
 pub use seccomp::oci_profile;
 pub use spawner::{Spawner, spawner_main};

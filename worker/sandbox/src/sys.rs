@@ -21,6 +21,17 @@ pub(crate) fn give_back_memory() {
     }
 }
 
+/// The most heaps (arenas) the allocator makes for its threads (mallopt(3) of glibc).
+pub(crate) fn share_heaps(most: i32) {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes two numbers; what it refuses stays as it is.
+    unsafe {
+        libc::mallopt(libc::M_ARENA_MAX, most);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = most;
+}
+
 /// `CLONE_INTO_CGROUP` of clone3(2).
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// Stack of a cloned child: `init` needs a few pages; debug builds more.

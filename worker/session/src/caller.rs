@@ -8,8 +8,10 @@
 //! | `secret(id)` | its bytes | `Ok(None)`: fatal only if the mount is required |
 //! | `ssh_agent(id)` | a handle on an agent | `Ok(None)`: likewise |
 //! | `credentials(host)` | user and password, or an identity token | `Ok(None)`: go on anonymously |
+//! | `token_authority(host)` | by whose word tokens for it are had | `Ok(None)`: the credentials are asked for |
+//! | `token(question)` | a token, fetched by the client | an error |
 //! | `upload(id)` | the stream a client sends (a context tar on stdin) | an error: each can be taken once |
-use crate::{Secret, SshAgent};
+use crate::{RegistryToken, Secret, SshAgent, TokenAuthority, TokenQuestion};
 use async_trait::async_trait;
 use std::{fmt, io, path::PathBuf, sync::Arc};
 use tokio::io::AsyncRead;
@@ -233,6 +235,19 @@ pub trait Caller: Send + Sync + fmt::Debug {
 
     /// What to show the registry `host`; `Ok(None)` means anonymously.
     async fn credentials(&self, host: &str) -> Result<Option<RegistryCredential>, SessionError>;
+
+    /// Whether the caller fetches tokens for `host` itself; its credentials are not asked for then.
+    async fn token_authority(&self, _host: &str) -> Result<Option<TokenAuthority>, SessionError> {
+        Ok(None)
+    }
+
+    /// A token that the caller fetches.
+    async fn token(&self, question: &TokenQuestion) -> Result<RegistryToken, SessionError> {
+        Err(SessionError::Credentials {
+            host: question.host.clone(),
+            reason: "the caller fetches no tokens".into(),
+        })
+    }
 
     /// Takes an upload; each can be taken once.
     async fn upload(&self, id: &str) -> Result<Upload, SessionError>;

@@ -10,11 +10,12 @@
 //! 3. `ssh` is a handle on an agent of the caller; `agent` serves key files, and keeps builds from changing agents.
 //! 4. `local` answers from this process: paths, values and sockets that were named on the command line; `folder` is its
 //!    stores of blobs.
-//! 5. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it, `hand` large files
+//! 5. `tokens`: how a client fetches tokens for registries itself, and shows who it is.
+//! 6. `tunnel` is gRPC inside a stream of bytes; `wire` its messages; `transfer` directories over it, `hand` large files
 //!    beside it.
-//! 6. `received` keeps what clients sent, so that next time only changes travel.
-//! 7. `remote` answers by asking a client (`blobs` for those of its stores); `sessions` finds the client of a build.
-//! 8. `provider` is the client's end: it answers a daemon with what a `LocalCaller` has.
+//! 7. `received` keeps what clients sent, so that next time only changes travel.
+//! 8. `remote` answers by asking a client (`blobs` for those of its stores); `sessions` finds the client of a build.
+//! 9. `provider` is the client's end: it answers a daemon with what a `LocalCaller` has.
 //!
 //! Never decides whether something is *allowed*: entitlements are the builder's. Reads no environment:
 //! what an environment variable held is handed in as a value.
@@ -23,6 +24,7 @@ mod secret;
 mod ssh;
 mod agent;
 mod caller;
+mod tokens;
 mod folder;
 mod local;
 pub mod tunnel;
@@ -44,3 +46,4 @@ pub use remote::RemoteCaller;
 pub use secret::{MAX_SECRET_BYTES, Secret};
 pub use sessions::{Attachment, LateCaller, Sessions};
 pub use ssh::SshAgent;
+pub use tokens::{RegistryToken, TokenAuthority, TokenQuestion, TokenSource};

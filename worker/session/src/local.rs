@@ -10,7 +10,7 @@ use crate::caller::{
 use crate::provider::files::{Wanted, send};
 use crate::transfer::{Incoming, Limits, Receiver};
 use crate::wire::fsutil::Packet;
-use crate::{Keyring, MAX_SECRET_BYTES, Secret, SshAgent};
+use crate::{Keyring, MAX_SECRET_BYTES, Secret, SshAgent, TokenSource};
 use async_trait::async_trait;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -76,6 +76,8 @@ pub struct LocalOptions {
     pub uploads: BTreeMap<String, Upload>,
     /// Where registry credentials come from.
     pub credentials: Option<Arc<dyn CredentialLookup>>,
+    /// Who fetches tokens for registries, instead of showing the credentials to a daemon.
+    pub tokens: Option<Arc<dyn TokenSource>>,
 }
 
 /// Answers from this process.
@@ -88,6 +90,7 @@ pub struct LocalCaller {
     ssh: BTreeMap<String, SshSource>,
     uploads: Mutex<BTreeMap<String, Upload>>,
     credentials: Arc<dyn CredentialLookup>,
+    tokens: Option<Arc<dyn TokenSource>>,
 }
 
 impl LocalCaller {
@@ -101,6 +104,7 @@ impl LocalCaller {
             ssh,
             uploads,
             credentials,
+            tokens,
         } = options;
         LocalCaller {
             id,
@@ -111,7 +115,13 @@ impl LocalCaller {
             ssh,
             uploads: Mutex::new(uploads),
             credentials: credentials.unwrap_or_else(|| Arc::new(NoCredentials)),
+            tokens,
         }
+    }
+
+    /// Who fetches tokens for daemons.
+    pub(crate) fn tokens(&self) -> Option<&dyn TokenSource> {
+        self.tokens.as_deref()
     }
 }
 

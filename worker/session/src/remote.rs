@@ -3,10 +3,12 @@
 //! ```text
 //! local_dir ─▶ FileSync/DiffCopy ─▶ transfer::Receiver ─▶ received/…      secret ─▶ Secrets/GetSecret
 //! ssh_agent ─▶ a socket here ─▶ SSH/ForwardAgent                          upload ─▶ Upload/Pull
-//! credentials ─▶ Auth/Credentials                                         send_* ─▶ FileSend/DiffCopy
+//! credentials ─▶ Auth/Credentials (or `remote/auth.rs`: tokens)           send_* ─▶ FileSend/DiffCopy
 //! ```
 //!
 //! A method the client does not offer is never called. Whatever it sends is checked by the one who reads it.
+mod auth;
+
 use crate::blobs;
 use crate::caller::{
     Caller, FileSend, LocalDir, LocalRequest, Meter, RegistryCredential, SessionError, SessionId, Upload,
@@ -15,13 +17,12 @@ use crate::hand::Key;
 use crate::received::{Copy, Received};
 use crate::sessions::Attachment;
 use crate::transfer::{Contents, Limits, Outcome, Previous, ReceiveError, Receiver, Sender, Wire};
-use crate::wire::filesync::auth_client::AuthClient;
 use crate::wire::filesync::{
-    BytesMessage, CredentialsRequest, file_send_client::FileSendClient, file_sync_client::FileSyncClient,
+    BytesMessage, file_send_client::FileSendClient, file_sync_client::FileSyncClient,
 };
 use crate::wire::fsutil::Packet;
 use crate::wire::{secrets, ssh, upload};
-use crate::{MAX_SECRET_BYTES, Secret, SshAgent};
+use crate::{MAX_SECRET_BYTES, RegistryToken, Secret, SshAgent, TokenAuthority, TokenQuestion};
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -42,7 +43,6 @@ const DIFF_COPY: &str = "/moby.filesync.v1.FileSync/DiffCopy";
 const FILE_SEND: &str = "/moby.filesync.v1.FileSend/DiffCopy";
 const GET_SECRET: &str = "/moby.buildkit.secrets.v1.Secrets/GetSecret";
 const CHECK_AGENT: &str = "/moby.sshforward.v1.SSH/CheckAgent";
-const CREDENTIALS: &str = "/moby.filesync.v1.Auth/Credentials";
 const PULL: &str = "/moby.upload.v1.Upload/Pull";
 
 /// Messages waiting between the wire and the thread that works on them.
@@ -320,37 +320,15 @@ impl Caller for RemoteCaller {
     }
 
     async fn credentials(&self, host: &str) -> Result<Option<RegistryCredential>, SessionError> {
-        if !self.offers(CREDENTIALS) {
-            return Ok(None);
-        }
-        // Clients know Docker Hub by the name of its registry.
-        let host = if host == "docker.io" {
-            "registry-1.docker.io"
-        } else {
-            host
-        };
-        let mut client = AuthClient::new(self.channel.clone());
-        let asked = client.credentials(CredentialsRequest {
-            host: host.to_owned(),
-        });
-        let answer = match self.ask(asked).await? {
-            Ok(answer) => answer.into_inner(),
-            Err(status) if status.code() == Code::Unimplemented => return Ok(None),
-            Err(status) => {
-                return Err(SessionError::Credentials {
-                    host: host.to_owned(),
-                    reason: status.message().to_owned(),
-                });
-            }
-        };
-        Ok(match (answer.username.is_empty(), answer.secret.is_empty()) {
-            (_, true) => None,
-            (true, false) => Some(RegistryCredential::IdentityToken(Secret::from(answer.secret))),
-            (false, false) => Some(RegistryCredential::Basic {
-                username: answer.username,
-                secret: Secret::from(answer.secret),
-            }),
-        })
+        self.ask_credentials(host).await
+    }
+
+    async fn token_authority(&self, host: &str) -> Result<Option<TokenAuthority>, SessionError> {
+        self.ask_token_authority(host).await
+    }
+
+    async fn token(&self, question: &TokenQuestion) -> Result<RegistryToken, SessionError> {
+        self.ask_token(question).await
     }
 
     async fn upload(&self, id: &str) -> Result<Upload, SessionError> {

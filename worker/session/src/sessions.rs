@@ -10,7 +10,7 @@ use crate::caller::{
 use crate::hand::{Hands, Key};
 use crate::received::Received;
 use crate::remote::RemoteCaller;
-use crate::{Secret, SshAgent};
+use crate::{RegistryToken, Secret, SshAgent, TokenAuthority, TokenQuestion};
 use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::collections::{BTreeSet, HashMap};
@@ -293,6 +293,20 @@ impl Caller for LateCaller {
             Ok(Some(caller)) => caller.credentials(host).await,
             Ok(None) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+
+    async fn token_authority(&self, host: &str) -> Result<Option<TokenAuthority>, SessionError> {
+        match self.caller().await? {
+            Some(caller) => caller.token_authority(host).await,
+            None => Ok(None),
+        }
+    }
+
+    async fn token(&self, question: &TokenQuestion) -> Result<RegistryToken, SessionError> {
+        match self.caller().await? {
+            Some(caller) => caller.token(question).await,
+            None => Err(no_client("fetch a token")),
         }
     }
 

@@ -519,3 +519,107 @@ async fn a_list_comes_with_the_files_that_are_excepted() {
     let (whole, _) = receive(&ends, &asked("context")).await;
     assert_eq!(there(&whole.path), all);
 }
+
+/// Fetches tokens as a client with this seed.
+struct Fetches {
+    seed: Option<&'static str>,
+    asked: std::sync::Mutex<Vec<session::TokenQuestion>>,
+}
+
+#[async_trait::async_trait]
+impl session::TokenSource for Fetches {
+    async fn seed(&self, host: &str) -> Result<Option<session::Secret>, String> {
+        match host {
+            "broken.example" => Err("the helper is not there".into()),
+            _ => Ok(self.seed.map(|seed| session::Secret::from(seed.to_owned()))),
+        }
+    }
+
+    async fn fetch(&self, question: &session::TokenQuestion) -> Result<session::RegistryToken, String> {
+        if question.scopes.is_empty() {
+            return Err("the token server answered 401".into());
+        }
+        self.asked.lock().expect("not poisoned").push(question.clone());
+        Ok(session::RegistryToken {
+            text: session::Secret::from("t".to_owned()),
+            seconds: Some(300),
+        })
+    }
+}
+
+async fn fetching(seed: Option<&'static str>) -> (Ends, Arc<Fetches>) {
+    let source = Arc::new(Fetches {
+        seed,
+        asked: std::sync::Mutex::default(),
+    });
+    let options = LocalOptions {
+        tokens: Some(source.clone()),
+        ..LocalOptions::default()
+    };
+    (ends(options, BTreeMap::new(), BTreeMap::new()).await, source)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_fetches_its_tokens_and_shows_who_it_is() {
+    let (first, source) = fetching(Some("seed")).await;
+    let known = first.caller.token_authority("docker.io").await.expect("answered");
+    let known = known.expect("it fetches tokens");
+    assert!(known.is_proven);
+    let question = session::TokenQuestion {
+        host: "docker.io".into(),
+        realm: "https://auth.example/token".into(),
+        service: "s".into(),
+        scopes: vec!["repository:a/b:pull".into()],
+    };
+    let token = first.caller.token(&question).await.expect("a token");
+    assert_eq!((token.text.expose(), token.seconds), (&b"t"[..], Some(300)));
+    let expected = session::TokenQuestion {
+        host: "registry-1.docker.io".into(),
+        ..question.clone()
+    };
+    assert_eq!(*source.asked.lock().expect("not poisoned"), [expected]);
+
+    let of = async |ends: &Ends| {
+        let authority = ends.caller.token_authority("docker.io").await.expect("answered");
+        authority.expect("it fetches tokens")
+    };
+    assert_eq!(of(&fetching(Some("seed")).await.0).await, known, "the same user");
+    assert_ne!(of(&fetching(Some("other")).await.0).await.key, known.key);
+    let nobody = of(&fetching(None).await.0).await;
+    assert!(!nobody.is_proven, "everybody can make that key");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_client_says_of_a_token_it_cannot_have_is_told() {
+    let (ends, _source) = fetching(Some("seed")).await;
+    let question = session::TokenQuestion {
+        host: "r.example".into(),
+        realm: "https://auth.example/token".into(),
+        service: String::new(),
+        scopes: Vec::new(),
+    };
+    let error = ends.caller.token(&question).await.expect_err("there is none");
+    assert_eq!(
+        error.to_string(),
+        "get credentials for r.example: the token server answered 401"
+    );
+    let error = ends.caller.token_authority("broken.example").await;
+    let error = error.expect_err("the seed is not to be had").to_string();
+    assert!(error.contains("the helper is not there"), "{error}");
+
+    // A client that fetches none does not offer to.
+    let plain = ends_of_nothing().await;
+    assert!(
+        plain
+            .caller
+            .token_authority("r.example")
+            .await
+            .expect("answered")
+            .is_none()
+    );
+    assert!(!plain.caller.offers("/moby.filesync.v1.Auth/FetchToken"));
+}
+
+async fn ends_of_nothing() -> Ends {
+    ends(LocalOptions::default(), BTreeMap::new(), BTreeMap::new()).await
+}

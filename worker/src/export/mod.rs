@@ -173,7 +173,11 @@ impl From<ExportError> for OpError {
             ExportError::Registry(error) if !error.is_temporary() => Blame::User,
             _ => Blame::Environment,
         };
-        OpError::new(blame, error)
+        match error {
+            // As it is, so that whoever looks for it finds it.
+            ExportError::Cache(error) => OpError::new(blame, error),
+            error => OpError::new(blame, error),
+        }
     }
 }
 

@@ -58,6 +58,10 @@ impl From<RemoteError> for OpError {
             RemoteError::Registry(error) if !error.is_temporary() => Blame::User,
             _ => Blame::Environment,
         };
-        OpError::new(blame, error)
+        match error {
+            // As it is, so that whoever looks for it finds it.
+            RemoteError::Cache(error) => OpError::new(blame, error),
+            error => OpError::new(blame, error),
+        }
     }
 }

@@ -234,15 +234,21 @@ impl Worker {
                     (Place::Client(store), target)
                 }
             };
-            return self.read_image(reference, platform, from, target).await;
+            return self
+                .read_image(session, (reference, platform), from, target)
+                .await;
         }
         let (from, target) = self.locate(session, reference, mode).await?;
         let is_own = matches!(from, Place::Store);
-        match self.read_image(reference, platform, from, target).await {
+        match self
+            .read_image(session, (reference, platform), from, target)
+            .await
+        {
             // The registry may have what the image of that name in the own store lacks.
             Err(ImageError::NoPlatform { .. } | ImageError::NotFound { .. }) if is_own => {
                 let (from, target) = self.locate(session, reference, ResolveMode::Pull).await?;
-                self.read_image(reference, platform, from, target).await
+                self.read_image(session, (reference, platform), from, target)
+                    .await
             }
             found => found,
         }
@@ -251,8 +257,8 @@ impl Worker {
     /// Reads manifest and config.
     async fn read_image(
         &self,
-        reference: &Reference,
-        platform: &Platform,
+        session: &Session,
+        (reference, platform): (&Reference, &Platform),
         from: Place,
         target: Descriptor,
     ) -> Result<Found, ImageError> {
@@ -275,7 +281,13 @@ impl Worker {
             )));
         }
         let origin = match &from {
-            Place::Store => None,
+            Place::Store => {
+                let layers: Vec<_> = manifest.layers.iter().map(|layer| layer.digest).collect();
+                for origin in self.cache.absent_origins(&layers)? {
+                    self.remember_origin(&origin, &self.registry_for(session));
+                }
+                None
+            }
             Place::Layout(folder) => Some(oci_layout::origin(folder)),
             Place::Client(store) => {
                 self.remember_client(store);

@@ -3,16 +3,19 @@
 //! | question | answer | nothing there |
 //! |---|---|---|
 //! | `Credentials` | user and password, or an identity token | two empty fields: go on anonymously |
+//! | `GetTokenAuthority`, `VerifyTokenAuthority` | who this user is, without a name | Unimplemented: `Credentials` is asked |
+//! | `FetchToken` | a token, fetched here with the credentials | likewise |
 //! | `GetSecret` | its bytes | NotFound |
 //! | `CheckAgent`, `ForwardAgent` | a connection to the agent | an error that names the id |
 //! | `Pull` | the stream, once | NotFound |
 use super::values;
 use crate::caller::{Caller, RegistryCredential, SessionError};
+use crate::tokens::Signer;
 use crate::wire::filesync::{self, auth_server::Auth};
 use crate::wire::secrets::{self, secrets_server::Secrets};
 use crate::wire::ssh::{self, ssh_server::Ssh};
 use crate::wire::upload::{self, upload_server::Upload};
-use crate::{LocalCaller, Secret, SshAgent};
+use crate::{LocalCaller, Secret, SshAgent, TokenQuestion, TokenSource};
 use futures_util::{Stream, StreamExt};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -63,23 +66,63 @@ impl Auth for Answers {
 
     async fn fetch_token(
         &self,
-        _: Request<filesync::FetchTokenRequest>,
+        call: Request<filesync::FetchTokenRequest>,
     ) -> Result<Response<filesync::FetchTokenResponse>, Status> {
-        Err(Status::unimplemented("tokens are fetched by the daemon"))
+        let call = call.into_inner();
+        let question = TokenQuestion {
+            host: call.host,
+            realm: call.realm,
+            service: call.service,
+            scopes: call.scopes,
+        };
+        let token = self.tokens()?.fetch(&question).await;
+        let token = token.map_err(Status::unknown)?;
+        Ok(Response::new(filesync::FetchTokenResponse {
+            token: token.text.expose_text().unwrap_or_default().to_owned(),
+            expires_in: token
+                .seconds
+                .and_then(|seconds| i64::try_from(seconds).ok())
+                .unwrap_or(0),
+            // Zero means now.
+            issued_at: 0,
+        }))
     }
 
     async fn get_token_authority(
         &self,
-        _: Request<filesync::GetTokenAuthorityRequest>,
+        call: Request<filesync::GetTokenAuthorityRequest>,
     ) -> Result<Response<filesync::GetTokenAuthorityResponse>, Status> {
-        Err(Status::unimplemented("tokens are fetched by the daemon"))
+        let call = call.into_inner();
+        let signer = self.signer(&call.host, &call.salt).await?;
+        Ok(Response::new(filesync::GetTokenAuthorityResponse {
+            public_key: signer.key().into(),
+        }))
     }
 
     async fn verify_token_authority(
         &self,
-        _: Request<filesync::VerifyTokenAuthorityRequest>,
+        call: Request<filesync::VerifyTokenAuthorityRequest>,
     ) -> Result<Response<filesync::VerifyTokenAuthorityResponse>, Status> {
-        Err(Status::unimplemented("tokens are fetched by the daemon"))
+        let call = call.into_inner();
+        let signer = self.signer(&call.host, &call.salt).await?;
+        let signed = signer.sign(&call.payload);
+        let signed =
+            signed.ok_or_else(|| Status::invalid_argument("the payload is too long to be signed"))?;
+        Ok(Response::new(filesync::VerifyTokenAuthorityResponse {
+            signed: signed.into(),
+        }))
+    }
+}
+
+impl Answers {
+    fn tokens(&self) -> Result<&dyn TokenSource, Status> {
+        let tokens = self.caller.tokens();
+        tokens.ok_or_else(|| Status::unimplemented("tokens are fetched by the daemon"))
+    }
+
+    async fn signer(&self, host: &str, salt: &[u8]) -> Result<Signer, Status> {
+        let seed = self.tokens()?.seed(host).await.map_err(Status::unknown)?;
+        Ok(Signer::new(salt, seed.as_ref()))
     }
 }
 

@@ -7,8 +7,8 @@
 //!                                                 └─▶ content  Content: image layouts, blobs of results
 //! ```
 //!
-//! The daemon learns nothing but what the [`LocalCaller`] was given and what [`Place`]s say. Registry tokens are not made
-//! here: the methods for that are not offered, and daemons then ask for credentials.
+//! The daemon learns nothing but what the [`LocalCaller`] was given and what [`Place`]s say. Where the caller fetches tokens
+//! for registries itself ([`crate::TokenSource`]), a daemon gets those and never the password.
 pub(crate) mod files;
 mod outputs;
 mod answers;
@@ -86,6 +86,13 @@ impl Provider {
             "/moby.sshforward.v1.SSH/ForwardAgent",
             "/moby.upload.v1.Upload/Pull",
         ];
+        if self.caller.tokens().is_some() {
+            methods.extend([
+                "/moby.filesync.v1.Auth/FetchToken",
+                "/moby.filesync.v1.Auth/GetTokenAuthority",
+                "/moby.filesync.v1.Auth/VerifyTokenAuthority",
+            ]);
+        }
         if !self.outputs.is_empty() {
             methods.push("/moby.filesync.v1.FileSend/DiffCopy");
         }
