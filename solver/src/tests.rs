@@ -352,6 +352,80 @@ fn jobs_take_turns_when_there_is_room_for_one() {
     sim.assert_nothing_held();
 }
 
+/// `count` steps of which none waits for another, and one that waits for all.
+fn wide(job: &str, count: usize) -> Vec<FakeVertex> {
+    let mut vertices: Vec<_> = (0..count).map(|n| source(&format!("{job} {n}"))).collect();
+    let all: Vec<_> = (0..count).map(|n| (n, false)).collect();
+    vertices.push(run(&format!("{job} end"), &all));
+    vertices
+}
+
+#[test]
+fn a_build_of_500_steps_does_not_starve_one_of_3() {
+    for room in [1, 4] {
+        let mut world = World::default();
+        let mut dice = Dice::new(3);
+        let mut sim = Simulation::new(&mut world, Some(room));
+        let large = sim.begin(1, &wide("large", 500));
+        while sim.runs.len() < 20 {
+            sim.step(&mut dice);
+        }
+        let chain = [
+            source("small 0"),
+            run("small 1", &[(0, false)]),
+            run("small 2", &[(1, false)]),
+        ];
+        let small = sim.begin(2, &chain);
+        let before = sim.runs.len();
+        while !sim.answers.contains_key(&small) {
+            sim.step(&mut dice);
+        }
+        let runs = &sim.runs[before..];
+        let of_large = runs.iter().filter(|name| name.starts_with("large")).count();
+        assert_eq!(runs.len() - of_large, 3);
+        // One at most for each place, each time the small one is not ready.
+        assert!(
+            of_large <= 5 * room,
+            "{of_large} steps of the large one with room for {room}"
+        );
+        sim.finish(&mut dice);
+        sim.end(large);
+        sim.end(small);
+        sim.assert_nothing_held();
+    }
+}
+
+#[test]
+fn builds_that_keep_coming_do_not_starve_one_that_is_there() {
+    let mut world = World::default();
+    let mut dice = Dice::new(4);
+    let mut sim = Simulation::new(&mut world, Some(1));
+    let first = sim.begin(0, &wide("first", 10));
+    let (mut next, mut open) = (1, Vec::new());
+    while !sim.answers.contains_key(&first) {
+        // There are always three that have had no turn.
+        while open.len() < 3 {
+            open.push(sim.begin(next, &[source(&format!("new {next}"))]));
+            next += 1;
+        }
+        sim.step(&mut dice);
+        let (done, still): (Vec<_>, Vec<_>) = open
+            .into_iter()
+            .partition(|build| sim.answers.contains_key(build));
+        done.into_iter().for_each(|build| sim.end(build));
+        open = still;
+        assert!(sim.runs.len() < 200, "the first build is never done");
+    }
+    let others = sim.runs.iter().filter(|name| name.starts_with("new")).count();
+    assert!(
+        others <= 4 * 11 + 4,
+        "{others} others had a turn before the first was done"
+    );
+    sim.finish(&mut dice);
+    open.into_iter().chain([first]).for_each(|build| sim.end(build));
+    sim.assert_nothing_held();
+}
+
 #[test]
 fn a_cached_build_shows_every_vertex_as_cached() {
     let mut world = World::default();

@@ -5,7 +5,9 @@
 //!                           of its vertices the one with the longest chain behind it ─▶ running
 //! ```
 //!
-//! A vertex that several jobs want counts for the one of them that has the fewest running.
+//! A vertex that several jobs want counts for the one of them that has the fewest running. A job that comes anew stands
+//! before the one served just now and behind those served earlier: neither does a build of many steps starve one of few,
+//! nor do many builds of few steps starve one of many.
 
 use std::collections::HashMap;
 
@@ -25,7 +27,7 @@ pub(crate) struct Turns {
     running: HashMap<NodeId, Option<u64>>,
     /// In the order they came.
     waiting: Vec<NodeId>,
-    /// The number of the last turn each job had, while anything waits.
+    /// When each job had its last turn or came, while anything waits: a turn counts two, so that who comes fits between.
     served: HashMap<u64, u64>,
     turn: u64,
 }
@@ -69,6 +71,11 @@ impl Turns {
         if self.running.len() >= self.max || self.waiting.is_empty() {
             return None;
         }
+        let claims: Vec<Claim> = self.waiting.iter().map(|node| claim(*node)).collect();
+        let came = (2 * self.turn).saturating_sub(1);
+        for job in claims.iter().flat_map(|claim| &claim.jobs) {
+            self.served.entry(*job).or_insert(came);
+        }
         let mut load: HashMap<u64, usize> = HashMap::new();
         for job in self.running.values().flatten() {
             *load.entry(*job).or_default() += 1;
@@ -80,8 +87,7 @@ impl Turns {
             };
             jobs.iter().map(of).min().unwrap_or(((0, 0), None))
         };
-        let claims = self.waiting.iter().enumerate().map(|(at, node)| {
-            let claim = claim(*node);
+        let claims = claims.iter().enumerate().map(|(at, claim)| {
             let (load, job) = charge(&claim.jobs);
             ((load, std::cmp::Reverse(claim.height), at), job)
         });
@@ -89,7 +95,7 @@ impl Turns {
         let node = self.waiting.remove(at);
         self.running.insert(node, job);
         self.turn += 1;
-        self.served.extend(job.map(|job| (job, self.turn)));
+        self.served.extend(job.map(|job| (job, 2 * self.turn)));
         if self.waiting.is_empty() {
             self.served.clear();
         }
