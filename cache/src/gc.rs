@@ -14,7 +14,7 @@ use crate::{
     Cache, cache_mount, clock,
     error::{CacheError, Result},
     keys_db,
-    refs::RecordKind,
+    refs::{RecordKind, RefId},
     store::Inner,
     usage::{Row, UsageRecord, What},
 };
@@ -241,6 +241,31 @@ impl Cache {
                 .db
                 .write("remove record", |tx| remove_ref(tx, *id, row.used)),
             What::CacheMount(id, slot) => self.remove_cache_mount(id, *slot),
+        }
+    }
+
+    /// Takes out a ref that nobody holds any more and no build was ever told of. What cannot be taken out now is left to gc.
+    pub(crate) fn forget(&self, id: RefId) {
+        let gone = self.inner.db.write("forget a passing record", |tx| {
+            let row = rusqlite::OptionalExtension::optional(
+                tx.prepare_cached("SELECT layer, used FROM refs WHERE id = ?1")?
+                    .query_row([id.0], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?))),
+            )?;
+            let Some((layer, used)) = row else { return Ok(None) };
+            if !remove_ref(tx, id.0, used)? {
+                return Ok(None);
+            }
+            let is_kept = tx
+                .prepare_cached("SELECT 1 FROM layers WHERE id = ?1")?
+                .exists([layer])?;
+            Ok((!is_kept).then_some(layer))
+        });
+        let discarded = gone.and_then(|layer| match layer {
+            Some(layer) => self.discard(&self.inner.root.join("layers").join(layer.to_string())),
+            None => Ok(()),
+        });
+        if let Err(error) = discarded {
+            tracing::warn!(%error, "what a failed step left waits for the next cleaning");
         }
     }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! new_mutable ─▶ active/<owner>-<n>/{fs,work} ─ the step runs ─▶ commit ─▶ layers/<id>/fs + rows
+//!                                                            ├─▶ commit_in_passing: the same, until the ref is let go
 //!                                                            └─▶ dropped: to the trash
 //! ```
 //!
@@ -9,15 +10,19 @@
 use crate::{
     Cache,
     error::{CacheError, Result},
+    layer,
     refs::{ImmutableRef, RecordInfo},
     store::{insert_layer, insert_ref},
     usage::disk_bytes,
+    view::{Contents, View, ViewLayer},
 };
 use std::{
     fs::{self, Permissions},
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    sync::{Arc, atomic::Ordering},
 };
+use tree::Root;
 
 /// A writable directory above a ref; thrown away when dropped before its commit.
 #[derive(Debug)]
@@ -68,11 +73,30 @@ impl MutableRef {
         &self.parent
     }
 
+    /// What is written so far above `below`, the files of its parent. Blocks; the whole directory is looked through.
+    ///
+    /// # Errors
+    /// Those of reading it.
+    pub fn view(&self, below: &View) -> Result<View> {
+        let root = Root::open(&self.upper()).map_err(|e| CacheError::Layer(e.into()))?;
+        let tree = layer::scan_upper(&root, self.cache.inner.options.dirs)?;
+        Ok(below.with_layer(ViewLayer {
+            tree: Arc::new(tree),
+            contents: Arc::new(Contents::Dir(root)),
+        }))
+    }
+
     /// Seals the directory as the topmost layer. Nothing may have it mounted for writing any more.
     ///
     /// # Errors
     /// Those of renaming and of the database; nothing is kept then.
-    pub fn commit(mut self) -> Result<ImmutableRef> {
+    pub fn commit(self) -> Result<ImmutableRef> {
+        let parent = self.parent.clone();
+        self.file_above(&parent)
+    }
+
+    /// Commits, with a record above that of `recorded`.
+    fn file_above(mut self, recorded: &ImmutableRef) -> Result<ImmutableRef> {
         let (cache, upper) = (self.cache.clone(), self.upper());
         // Counted against the ceiling from now on.
         let bytes = disk_bytes(&self.folder);
@@ -85,12 +109,33 @@ impl MutableRef {
             if renamed.is_err() {
                 return Err(rusqlite::Error::InvalidQuery);
             }
-            insert_ref(tx, &self.parent, layer, None, &self.info)
+            insert_ref(tx, recorded, layer, None, &self.info)
         });
         renamed?;
         let made = cache.stacked(&self.parent, row?);
         self.is_open = false;
         cache.discard(&self.folder)?;
+        Ok(made)
+    }
+
+    /// Like [`MutableRef::commit`], for what is only to be looked at: its record and its directory go with the last copy of
+    /// the ref.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn commit_in_passing(self) -> Result<ImmutableRef> {
+        // A context read in place has no record to stand above; nobody will ask this one for its parent.
+        let is_in_place = self
+            .parent
+            .layers()
+            .iter()
+            .any(|layer| layer.external().is_some());
+        let recorded = match is_in_place {
+            true => self.cache.scratch(),
+            false => self.parent.clone(),
+        };
+        let made = self.file_above(&recorded)?;
+        made.inner.is_passing.store(true, Ordering::Relaxed);
         Ok(made)
     }
 

@@ -15,7 +15,11 @@ use crate::{
 };
 use oci::{ChainId, DiffId};
 use parking_lot::Mutex;
-use std::{path::PathBuf, sync::Arc, time::SystemTime};
+use std::{
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicBool},
+    time::SystemTime,
+};
 
 /// The name of a ref within its store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,12 +173,17 @@ pub(crate) struct RefInner {
     pub(crate) info: RecordInfo,
     pub(crate) created: i64,
     pub(crate) view: Mutex<Option<View>>,
+    /// Nobody is to find it once it is let go.
+    pub(crate) is_passing: AtomicBool,
 }
 
 impl Drop for RefInner {
     fn drop(&mut self) {
         if let Some(id) = self.id {
             self.cache.let_go(id);
+            if *self.is_passing.get_mut() {
+                self.cache.forget(id);
+            }
         }
     }
 }

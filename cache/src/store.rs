@@ -30,7 +30,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock, Weak,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::SystemTime,
 };
@@ -568,6 +568,7 @@ impl Cache {
             info,
             created,
             view,
+            is_passing: AtomicBool::new(false),
         });
         if let Some(id) = id {
             let mut held = self.inner.held.lock();

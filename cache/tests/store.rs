@@ -106,6 +106,27 @@ async fn a_layer_goes_through_all_its_forms() {
 }
 
 #[tokio::test]
+async fn what_is_committed_in_passing_goes_with_its_last_holder() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let cache = open(&folder);
+    let base = add(&cache, &cache.scratch(), &[("a", "one")]);
+    let step = cache
+        .new_mutable(&base, RecordInfo::new("failed"))
+        .expect("mutable");
+    fs::write(step.upper().join("b"), "two").expect("written");
+    let left = step.commit_in_passing().expect("committed");
+    let again = left.clone();
+    drop(left);
+    assert_eq!(text(&again, "b").await.as_deref(), Some("two"));
+    let records = || cache.usage().expect("listed").len();
+    let folders = || fs::read_dir(folder.path().join("layers")).map_or(0, Iterator::count);
+    let with = (records(), folders());
+    drop(again);
+    assert_eq!((records(), folders()), (with.0 - 1, with.1 - 1));
+    assert_eq!(text(&base, "a").await.as_deref(), Some("one"));
+}
+
+#[tokio::test]
 async fn what_was_made_is_there_after_opening_again() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let cache = open(&folder);

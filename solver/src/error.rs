@@ -4,9 +4,10 @@
 //! Op ─▶ OpError ─▶ VertexError (digest, name, phase) ─▶ SolveError, with the lines of the build's own definition
 //! ```
 
+use std::any::Any;
 use std::error::Error as StdError;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use llb::{Location, SourceFile};
 use oci::Digest;
@@ -27,12 +28,27 @@ pub enum Blame {
 pub struct OpError {
     blame: Blame,
     canceled: bool,
-    source: Arc<dyn StdError + Send + Sync>,
+    wrapped: Arc<Wrapped>,
+}
+
+/// What all copies of an error share.
+struct Wrapped {
+    source: Box<dyn StdError + Send + Sync>,
+    left: OnceLock<Box<dyn Any + Send + Sync>>,
 }
 
 #[derive(Debug, thiserror::Error)]
 #[error("context canceled")]
 struct Canceled;
+
+impl Wrapped {
+    fn new(source: Box<dyn StdError + Send + Sync>) -> Arc<Self> {
+        Arc::new(Self {
+            source,
+            left: OnceLock::new(),
+        })
+    }
+}
 
 impl OpError {
     /// Wraps what went wrong.
@@ -40,7 +56,7 @@ impl OpError {
         Self {
             blame,
             canceled: false,
-            source: Arc::from(source.into()),
+            wrapped: Wrapped::new(source.into()),
         }
     }
 
@@ -66,8 +82,23 @@ impl OpError {
         Self {
             blame: Blame::User,
             canceled: true,
-            source: Arc::new(Canceled),
+            wrapped: Wrapped::new(Box::new(Canceled)),
         }
+    }
+
+    /// The same, with what the op leaves behind for whoever wants to look into it. Kept as long as the error is; what was
+    /// left first stays.
+    #[must_use]
+    pub fn leaving(self, left: impl Any + Send + Sync) -> Self {
+        // Taken by what is there already, if anything is.
+        let _first = self.wrapped.left.set(Box::new(left));
+        self
+    }
+
+    /// What the op left behind, if it is a `T`.
+    #[must_use]
+    pub fn left<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.wrapped.left.get()?.downcast_ref()
     }
 
     /// Whose move it is.
@@ -85,7 +116,7 @@ impl OpError {
     /// What was wrapped, if it or one of its causes is a `T` (the exit code of a process).
     #[must_use]
     pub fn find<T: StdError + 'static>(&self) -> Option<&T> {
-        let mut error: &(dyn StdError + 'static) = &*self.source;
+        let mut error: &(dyn StdError + 'static) = &*self.wrapped.source;
         loop {
             if let Some(found) = error.downcast_ref::<T>() {
                 return Some(found);
@@ -97,25 +128,25 @@ impl OpError {
     /// The wrapped error.
     #[must_use]
     pub fn cause(&self) -> &(dyn StdError + Send + Sync + 'static) {
-        &*self.source
+        &*self.wrapped.source
     }
 }
 
 impl fmt::Display for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.source.fmt(f)
+        self.wrapped.source.fmt(f)
     }
 }
 
 impl fmt::Debug for OpError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OpError({:?}, {:?})", self.blame, self.source)
+        write!(f, "OpError({:?}, {:?})", self.blame, self.wrapped.source)
     }
 }
 
 impl StdError for OpError {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
-        self.source.source()
+        self.wrapped.source.source()
     }
 }
 

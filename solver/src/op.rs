@@ -66,6 +66,12 @@ pub trait Op<R>: Send + Sync {
 
     /// Runs, and gives one result per output.
     async fn exec(&self, ctx: &OpContext, inputs: Vec<R>) -> Result<Vec<R>, OpError>;
+
+    /// Whether running it is nothing but waiting for other ops. Such a one takes no turn: it would keep from running what
+    /// it waits for.
+    fn only_waits(&self) -> bool {
+        false
+    }
 }
 
 /// Everything the solver needs of the worker.

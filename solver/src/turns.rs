@@ -27,6 +27,8 @@ pub(crate) struct Turns {
     running: HashMap<NodeId, Option<u64>>,
     /// In the order they came.
     waiting: Vec<NodeId>,
+    /// Those that need no turn.
+    free: Vec<NodeId>,
     /// When each job had its last turn or came, while anything waits: a turn counts two, so that who comes fits between.
     served: HashMap<u64, u64>,
     turn: u64,
@@ -38,6 +40,7 @@ impl Turns {
             max: max.unwrap_or(usize::MAX).max(1),
             running: HashMap::new(),
             waiting: Vec::new(),
+            free: Vec::new(),
             served: HashMap::new(),
             turn: 0,
         }
@@ -47,9 +50,15 @@ impl Turns {
         self.waiting.push(node);
     }
 
+    /// For what may run at once, however much runs.
+    pub(crate) fn wait_for_nothing(&mut self, node: NodeId) {
+        self.free.push(node);
+    }
+
     /// Takes back what waits.
     pub(crate) fn withdraw(&mut self, node: NodeId) {
         self.waiting.retain(|other| *other != node);
+        self.free.retain(|other| *other != node);
     }
 
     /// The op of `node` returned, whether or not anyone still wants it.
@@ -59,7 +68,7 @@ impl Turns {
 
     /// How many wait.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.waiting.len() + self.free.len()
     }
 
     pub(crate) fn running(&self) -> usize {
@@ -68,6 +77,9 @@ impl Turns {
 
     /// The next one to run, if there is room; `claim` says what speaks for each.
     pub(crate) fn next(&mut self, claim: impl Fn(NodeId) -> Claim) -> Option<NodeId> {
+        if let Some(node) = self.free.pop() {
+            return Some(node);
+        }
         if self.running.len() >= self.max || self.waiting.is_empty() {
             return None;
         }

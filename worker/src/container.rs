@@ -11,6 +11,10 @@
 //! 3. What was written goes with the container; a container makes no result.
 //!
 //! Never by another OCI runtime: who asked for one asked for its walls, so a container is refused there.
+mod files; // looked at from outside
+
+pub use files::{Files, FilesError};
+
 use crate::{
     Session, Worker,
     meter::SinkMeter,
@@ -19,7 +23,7 @@ use crate::{
     ops::cache_error,
     process, user,
 };
-use cache::{ImmutableRef, view::View};
+use cache::{ImmutableRef, Meter, view::View};
 use llb::op::{ExecMeta, ExecOp, HostIp, Mount, NetMode, SecretEnv, SecurityMode};
 use oci::{Digest, Platform};
 use sandbox::{Doorway, Exit, Killer, Spec, Stdio, Terminal, network::Lease, spec};
@@ -75,6 +79,7 @@ pub struct Container {
     wanted: Wanted,
     /// The root's files, for users and groups.
     view: View,
+    meter: Arc<dyn Meter>,
     network: spec::Network,
     kept: Arc<Kept>,
     first: Mutex<Option<First>>,
@@ -150,6 +155,7 @@ impl Worker {
             session,
             wanted,
             view,
+            meter,
             network,
             kept: Arc::new(Kept { prepared, lease }),
             first: Mutex::new(None),

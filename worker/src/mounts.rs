@@ -14,6 +14,7 @@ use crate::{
     ops::cache_error,
     worker::{Session, Worker},
 };
+use cache::view::View;
 use cache::{CacheMount, ImmutableRef, Meter, MutableRef, RecordInfo, Sharing};
 use llb::op::{CacheSharing, ExecOp, Mount, MountKind, SecretMount, SshMount};
 use sandbox::spec;
@@ -33,14 +34,55 @@ pub(crate) struct Prepared {
     /// What is committed when the step has succeeded, by output number.
     outputs: BTreeMap<u32, Output>,
     caches: Vec<CacheMount>,
+    /// Where caches are, by the mount's place in the op.
+    cache_paths: BTreeMap<usize, PathBuf>,
     /// Written and thrown away.
-    scratch: Vec<MutableRef>,
+    scratch: Vec<Upper>,
     relays: Vec<Relay>,
 }
 
 enum Output {
-    Written(MutableRef),
+    Written(Upper),
     Unchanged(ImmutableRef),
+}
+
+/// What is written of one mount.
+struct Upper {
+    /// The mount's place in the op.
+    at: usize,
+    written: MutableRef,
+}
+
+/// What of a mount can be looked at from outside.
+pub(crate) enum Shown<'a> {
+    /// Its layers, and what was written above them.
+    Layers,
+    /// A directory of the store.
+    Directory(&'a Path),
+    /// There is nothing in it.
+    Nothing,
+    /// This is not for others.
+    Hidden(&'static str),
+}
+
+/// What a step that failed leaves to be looked at.
+#[derive(Debug)]
+pub struct Left {
+    /// The contents of each mount as the step found them; `None` for mounts without.
+    pub inputs: Vec<Option<ImmutableRef>>,
+    /// The same as it left them. What it wrote goes with the last copy of this.
+    pub mounts: Vec<Option<ImmutableRef>>,
+    /// Which part of the op it was.
+    pub subject: Option<Subject>,
+}
+
+/// The part of an op that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Subject {
+    /// A file action, by its number.
+    FileAction(usize),
+    /// The digest of an input's contents, by the input's number.
+    Content(usize),
 }
 
 /// Relays connections at a socket of ours to an agent; ends when dropped.
@@ -79,27 +121,33 @@ impl Preparing<'_> {
             mounts: Vec::new(),
             outputs: BTreeMap::new(),
             caches: Vec::new(),
+            cache_paths: BTreeMap::new(),
             scratch: Vec::new(),
             relays: Vec::new(),
         };
         // Even a root that may not be written gets an upper directory: mount points have to be made in it.
-        let (overlay, _) = self.overlay(root, true, &op.meta.args, &mut prepared).await?;
+        let at = |mount: &Mount| op.mounts.iter().position(|one| std::ptr::eq(one, mount));
+        let root_at = at(root).unwrap_or_default();
+        let (overlay, _) = self
+            .overlay((root_at, root), true, &op.meta.args, &mut prepared)
+            .await?;
         if !root.selector.is_empty() && root.selector != "/" {
             return Err(OpError::user("a root mount with a selector is not supported"));
         }
         prepared.root = spec::Root::Overlay(overlay);
-        let mut others: Vec<(String, &Mount)> = op
+        let mut others: Vec<(String, (usize, &Mount))> = op
             .mounts
             .iter()
-            .filter(|mount| !std::ptr::eq(*mount, root))
-            .map(|mount| (joined(&op.meta.cwd, &mount.dest), mount))
+            .enumerate()
+            .filter(|(at, _)| *at != root_at)
+            .map(|(at, mount)| (joined(&op.meta.cwd, &mount.dest), (at, mount)))
             .collect();
         others.sort_by(|a, b| a.0.cmp(&b.0));
         for (target, mount) in others {
             if target == "/" {
                 return Err(OpError::user(format!(
                     "mount target {:?} is the root",
-                    mount.dest
+                    mount.1.dest
                 )));
             }
             self.mount(target, mount, &op.meta.args, &mut prepared).await?;
@@ -123,7 +171,7 @@ impl Preparing<'_> {
     /// The layers of a bind mount, with an upper directory where it is written.
     async fn overlay(
         &self,
-        mount: &Mount,
+        (at, mount): (usize, &Mount),
         is_root: bool,
         args: &[String],
         prepared: &mut Prepared,
@@ -154,6 +202,7 @@ impl Preparing<'_> {
             dir: written.upper(),
             work: written.work(),
         });
+        let written = Upper { at, written };
         match mount.output {
             Some(output) if !mount.readonly => {
                 drop(prepared.outputs.insert(output, Output::Written(written)))
@@ -170,14 +219,14 @@ impl Preparing<'_> {
     async fn mount(
         &self,
         target: String,
-        mount: &Mount,
+        (at, mount): (usize, &Mount),
         args: &[String],
         prepared: &mut Prepared,
     ) -> Result<(), OpError> {
         let mut flags = spec::MountFlags::default();
         let source = match &mount.kind {
             MountKind::Bind => {
-                let (overlay, _) = self.overlay(mount, false, args, prepared).await?;
+                let (overlay, _) = self.overlay((at, mount), false, args, prepared).await?;
                 spec::Source::Overlay {
                     overlay,
                     subpath: mount.selector.clone(),
@@ -190,6 +239,7 @@ impl Preparing<'_> {
                     CacheSharing::Locked => Sharing::Locked,
                 };
                 let path = self.cache_directory(&cache.id, sharing, mount, prepared).await?;
+                prepared.cache_paths.insert(at, path.clone());
                 spec::Source::Bind {
                     path,
                     subpath: String::new(),
@@ -328,7 +378,65 @@ impl Prepared {
             Output::Written(written) => Some(written),
             Output::Unchanged(_) => None,
         });
-        outputs.chain(&self.scratch).map(MutableRef::upper).collect()
+        let all = outputs.chain(&self.scratch);
+        all.map(|one| one.written.upper()).collect()
+    }
+
+    /// Ends what was prepared of a step that failed: what it wrote becomes refs that go with their last copy, each in place
+    /// of what it found there. What cannot be kept is left as it was found.
+    pub(crate) fn leave(self, inputs: Vec<Option<ImmutableRef>>) -> Left {
+        let Prepared {
+            outputs,
+            caches,
+            scratch,
+            relays,
+            ..
+        } = self;
+        drop((caches, relays));
+        let mut mounts = inputs.clone();
+        let outputs = outputs.into_values().filter_map(|output| match output {
+            Output::Written(written) => Some(written),
+            Output::Unchanged(_) => None,
+        });
+        for Upper { at, written } in outputs.chain(scratch) {
+            match (written.commit_in_passing(), mounts.get_mut(at)) {
+                (Ok(made), Some(place)) => *place = Some(made),
+                (Ok(_), None) => {}
+                (Err(error), _) => tracing::warn!(%error, "what a failed step wrote is not kept"),
+            }
+        }
+        Left {
+            inputs,
+            mounts,
+            subject: None,
+        }
+    }
+
+    /// What of a mount can be looked at from outside; `at` is its place in the op.
+    pub(crate) fn shown(&self, at: usize, mount: &Mount) -> Shown<'_> {
+        match &mount.kind {
+            MountKind::Bind => Shown::Layers,
+            MountKind::Cache(_) => match self.cache_paths.get(&at) {
+                Some(path) => Shown::Directory(path),
+                None => Shown::Nothing,
+            },
+            // Each process tree has its own; BuildKit shows an empty one too.
+            MountKind::Tmpfs { .. } => Shown::Nothing,
+            MountKind::Secret(_) => Shown::Hidden("secret"),
+            MountKind::Ssh(_) => Shown::Hidden("socket"),
+        }
+    }
+
+    /// The files of a mount of layers with what was written so far, `below` being those beneath. Blocks.
+    pub(crate) fn view(&self, at: usize, below: &View) -> Result<View, cache::CacheError> {
+        let written = self.outputs.values().filter_map(|output| match output {
+            Output::Written(written) => Some(written),
+            Output::Unchanged(_) => None,
+        });
+        match written.chain(&self.scratch).find(|upper| upper.at == at) {
+            Some(upper) => upper.written.view(below),
+            None => Ok(below.clone()),
+        }
     }
 
     /// Ends what was prepared: what is written and asked for becomes refs, in the order of the outputs.
@@ -344,7 +452,7 @@ impl Prepared {
         outputs
             .into_values()
             .map(|output| match output {
-                Output::Written(written) => written.commit().map_err(cache_error),
+                Output::Written(Upper { written, .. }) => written.commit().map_err(cache_error),
                 Output::Unchanged(found) => Ok(found),
             })
             .collect()

@@ -7,6 +7,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use cache::{Cache, Origin};
@@ -22,6 +23,7 @@ use solver::{OpContext, OpError};
 use crate::cdi::{DeviceGrants, KnownDevice};
 use crate::executor::{Executor, RunError, room};
 use crate::network::{self, Dns};
+use crate::ops::build::{NestedBuilds, Nesting};
 use tokio_util::sync::CancellationToken;
 
 use crate::origins::{Origins, SessionCredentials};
@@ -70,6 +72,8 @@ pub struct Worker {
     origins: Arc<Origins>,
     executor: Arc<Executor>,
     networks: Arc<Networks>,
+    /// Build ops that run.
+    pub(crate) nesting: Nesting,
     network_fault: OnceLock<String>,
 }
 
@@ -97,6 +101,7 @@ impl Worker {
             origins,
             executor: Arc::default(),
             networks: Arc::default(),
+            nesting: Nesting::default(),
             network_fault: OnceLock::new(),
         })
     }
@@ -268,6 +273,9 @@ pub struct Session {
     entitlements: Entitlements,
     devices: DeviceGrants,
     notes: crate::explain::Notes,
+    /// Its client may look into steps that fail.
+    keeps_failures: AtomicBool,
+    nested: OnceLock<Arc<dyn NestedBuilds>>,
     /// Keeps what the build uses from gc.
     _lease: cache::Lease,
 }
@@ -290,6 +298,8 @@ impl Session {
             entitlements,
             devices: DeviceGrants::default(),
             notes: <_>::default(),
+            keeps_failures: AtomicBool::new(false),
+            nested: OnceLock::new(),
             _lease: cache.lease(),
         }
     }
@@ -318,6 +328,31 @@ impl Session {
     /// What the build may do.
     pub fn entitlements(&self) -> Entitlements {
         self.entitlements
+    }
+
+    /// Says how definitions that are found in results are solved; the first word counts.
+    pub fn solve_nested_by(&self, nested: Arc<dyn NestedBuilds>) {
+        let _first = self.nested.set(nested);
+    }
+
+    /// How definitions that are found in results are solved.
+    pub(crate) fn nested_builds(&self) -> Option<&Arc<dyn NestedBuilds>> {
+        self.nested.get()
+    }
+
+    /// From now on steps that fail leave what they had and wrote with their error.
+    pub fn keep_failures(&self) {
+        self.keeps_failures.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether a build that wants this vertex may look into its failure.
+    pub(crate) fn keeps_failures(ctx: &OpContext) -> bool {
+        let sessions = ctx
+            .groups()
+            .into_iter()
+            .filter_map(|group| group.downcast::<Session>().ok());
+        let mut asked = sessions.map(|session| session.keeps_failures.load(Ordering::Relaxed));
+        asked.any(|is_kept| is_kept)
     }
 
     /// The session of the build that wants this vertex: of several the first whose client is there.

@@ -203,7 +203,13 @@ impl Bridge<'_> {
         step: &Step,
     ) -> Result<Option<i64>, GatewayError> {
         let worker = &self.engine.worker;
-        let asked = worker.source_metadata(op, true, &self.job.context(step)).await;
+        let asked = {
+            let extras = worker::Extras {
+                git_objects: true,
+                checksum: None,
+            };
+            worker.source_metadata(op, extras, &self.job.context(step)).await
+        };
         match asked.map_err(GatewayError::new)? {
             Some(SourceMetadata::Git(git)) => Ok(git.committed()),
             Some(SourceMetadata::Http(http)) => {

@@ -7,6 +7,7 @@
 use super::containers::Containers;
 use super::errors::Failure;
 use super::imports::Imports;
+use super::left::LeftBehind;
 use super::policy::Policy;
 use super::result::{LazyRef, Solved};
 use crate::build::Scope;
@@ -51,6 +52,8 @@ pub(super) struct Build {
     pub(super) scope: Arc<Scope>,
     /// Containers its frontends started.
     pub(super) containers: Containers,
+    /// What its failed steps left.
+    pub(super) left: LeftBehind,
     /// What its request says about its sources.
     pub(super) policy: Policy,
     /// Caches it imports.
@@ -83,6 +86,7 @@ impl Build {
             inputs,
             scope,
             containers: Containers::default(),
+            left: LeftBehind::default(),
             policy,
             imports: Imports::default(),
             refs: Mutex::default(),

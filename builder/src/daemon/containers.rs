@@ -57,8 +57,13 @@ const CHUNK: usize = 32 << 10;
 pub(super) struct Containers(Mutex<HashMap<String, Arc<Container>>>);
 
 impl Containers {
+    /// A container by its id.
+    pub(super) fn get(&self, id: &str) -> Option<Arc<Container>> {
+        self.0.lock().get(id).cloned()
+    }
+
     fn find(&self, id: &str) -> Result<Arc<Container>, Status> {
-        let found = self.0.lock().get(id).cloned();
+        let found = self.get(id);
         found.ok_or_else(|| Status::not_found(format!("container {id:?} previously released or not created")))
     }
 
@@ -126,14 +131,20 @@ async fn wanted_of(build: &Build, wanted: NewContainerRequest) -> Result<Wanted,
         if id.is_empty() {
             continue;
         }
-        let one = build.find_ref(&id).map_err(|failure| {
-            let message = format!(
-                "failed to find ref {id} for {:?} mount: {}",
-                mount.dest, failure.0.message
-            );
-            Status::not_found(message)
-        })?;
-        if let Some(result) = one.evaluate(build).await? {
+        let result = match build.left.find(&id) {
+            Some(left) => Some(left),
+            None => {
+                let one = build.find_ref(&id).map_err(|failure| {
+                    let message = format!(
+                        "failed to find ref {id} for {:?} mount: {}",
+                        mount.dest, failure.0.message
+                    );
+                    Status::not_found(message)
+                })?;
+                one.evaluate(build).await?
+            }
+        };
+        if let Some(result) = result {
             mount.input = i64::try_from(results.len()).unwrap_or(-1);
             results.push(result);
         }

@@ -86,6 +86,11 @@ impl Failure {
         failure
     }
 
+    /// Adds what a client needs to look into a failed step.
+    pub(super) fn add_solve(&mut self, value: &Value) {
+        self.0.details.push(detail(SOLVE, value));
+    }
+
     /// The same for the history.
     pub(super) fn record(&self) -> crate::history::Failure {
         crate::history::Failure {
@@ -162,7 +167,6 @@ impl From<BuildError> for Failure {
                 .0
                 .details
                 .push(detail(VERTEX, &json!({"digest": vertex.digest.to_string()})));
-            failure.0.details.push(detail(SOLVE, &json!({})));
             if let Some(code) = exit_code(&error.to_string()) {
                 failure.0.details.push(detail(EXIT, &json!({ "Code": code })));
             }

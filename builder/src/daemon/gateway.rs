@@ -7,6 +7,7 @@
 //! Refs are solved when something needs them; they are held until the build ends.
 use super::builds::Build;
 use super::claims::{self, FrontendClaim};
+use super::container_files;
 use super::containers;
 use super::control::{blocking, internal};
 use super::errors::Failure;
@@ -44,7 +45,7 @@ const BUILD_ID: &str = "buildkit-controlapi-buildid";
 /// How long a build is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
 /// The most that is read of one file at once, in bytes; a message has 16 MiB.
-const MAX_READ: u64 = 15 << 20;
+pub(super) const MAX_READ: u64 = 15 << 20;
 /// The most entries of one directory that are answered.
 const MAX_ENTRIES: usize = 100_000;
 /// What a frontend may ask of this daemon.
@@ -54,11 +55,13 @@ const FRONTEND_CAPS: &[&str] = &[
     "gateway.evaluate",
     "gateway.exec",
     "gateway.exec.extrahosts",
+    "gateway.exec.filesystem",
     "gateway.exec.secretenv",
     "gateway.exec.signals",
     "gateway.solve.evaluate",
     "gateway.solve.metadata",
     "gateway.warnings",
+    "importcaches",
     "proto.refarray",
     "readdir",
     "readfile",
@@ -70,6 +73,8 @@ const FRONTEND_CAPS: &[&str] = &[
     "returnmap",
     "solve.base",
     "source.metaresolver",
+    "source.metaresolver.http.checksumrequest",
+    "source.metaresolver.image.attestations",
     "statfile",
 ];
 /// What this daemon's outputs can do, beside the ops of a definition.
@@ -80,6 +85,8 @@ const OUTPUT_CAPS: &[&str] = &[
     "exporter.sourcedateepoch",
     "gc.freespacefilter",
     "history.filter",
+    "source.policy",
+    "source.policy.session",
 ];
 
 /// The service.
@@ -93,6 +100,7 @@ pub(super) struct GatewayService {
 impl GatewayService {
     async fn build(&self, headers: &MetadataMap, call: &str) -> Result<Arc<Build>, Status> {
         if let Some(guest) = &self.guest {
+            guest.build.session.keep_failures();
             return Ok(guest.build.clone());
         }
         let id = headers
@@ -100,7 +108,10 @@ impl GatewayService {
             .and_then(|id| id.to_str().ok())
             .unwrap_or_default();
         let found = self.runner.builds.find(id, PATIENCE).await;
-        found.ok_or_else(|| Status::not_found(format!("forwarding {call}: no such job {id}")))
+        let found = found.ok_or_else(|| Status::not_found(format!("forwarding {call}: no such job {id}")))?;
+        // Who speaks this service may start containers on what a failed step leaves.
+        found.session.keep_failures();
+        Ok(found)
     }
 
     /// Whose questions these are.
@@ -235,14 +246,17 @@ impl LlbBridge for GatewayService {
     ) -> Result<Response<ResolveImageConfigResponse>, Status> {
         let build = self.build(request.metadata(), "ResolveImageConfig").await?;
         let asked = request.into_inner();
-        if asked.resolver_type != 0 {
-            return Err(Status::unimplemented(
-                "image configs of OCI layouts of the client are not supported yet",
-            ));
-        }
+        let (scheme, attrs) = match asked.resolver_type {
+            0 => ("docker-image", BTreeMap::new()),
+            1 => {
+                let store = (llb::attr::OCI_LAYOUT_STORE.to_owned(), asked.store_id);
+                ("oci-layout", BTreeMap::from([store]))
+            }
+            other => return Err(Status::invalid_argument(format!("unknown resolver type {other}"))),
+        };
         let mut op = llb::op::SourceOp {
-            identifier: format!("docker-image://{}", asked.r#ref),
-            attrs: BTreeMap::new(),
+            identifier: format!("{scheme}://{}", asked.r#ref),
+            attrs,
         };
         let platform = asked.platform.map(platform_of);
         if let Some(guard) = policy::guard(&self.runner, &build, rules(&asked.source_policies)?) {
@@ -435,33 +449,38 @@ impl LlbBridge for GatewayService {
 
     async fn read_file_container(
         &self,
-        _: Request<ReadFileRequest>,
+        request: Request<ReadFileRequest>,
     ) -> Result<Response<ReadFileResponse>, Status> {
-        Err(no_container_files())
+        let build = self.build(request.metadata(), "ReadFileContainer").await?;
+        container_files::read(&build, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn read_dir_container(
         &self,
-        _: Request<ReadDirRequest>,
+        request: Request<ReadDirRequest>,
     ) -> Result<Response<ReadDirResponse>, Status> {
-        Err(no_container_files())
+        let build = self.build(request.metadata(), "ReadDirContainer").await?;
+        container_files::list(&build, request.into_inner())
+            .await
+            .map(Response::new)
     }
 
     async fn stat_file_container(
         &self,
-        _: Request<StatFileRequest>,
+        request: Request<StatFileRequest>,
     ) -> Result<Response<StatFileResponse>, Status> {
-        Err(no_container_files())
+        let build = self.build(request.metadata(), "StatFileContainer").await?;
+        container_files::stat(&build, request.into_inner())
+            .await
+            .map(Response::new)
     }
 }
 
 /// The rules of one call.
 fn rules(policies: &[api::sourcepolicy::Policy]) -> Result<Rules, Status> {
     Rules::new(policies).map_err(|error| Status::invalid_argument(error.to_string()))
-}
-
-fn no_container_files() -> Status {
-    Status::unimplemented("reading files of a container is not supported yet")
 }
 
 pub(super) fn platform_of(wire: llb::proto::Platform) -> Platform {

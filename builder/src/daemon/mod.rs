@@ -21,6 +21,7 @@
 mod errors;
 mod result;
 mod containers;
+mod left; // what failed steps leave
 mod builds;
 mod worker_info;
 mod output;
@@ -32,10 +33,12 @@ mod imports;
 mod delivery; // of a result
 mod ending; // what is kept of a build
 mod run;
+mod nested; // definitions found in results
 mod records;
 mod contexts;
 mod control;
 mod image_frontend;
+mod container_files; // looked at from outside
 mod gateway;
 mod content;
 mod source_meta; // commits and files of the network

@@ -7,6 +7,7 @@
 use super::builds::Build;
 use super::claims::FrontendClaim;
 use super::errors::Failure;
+use super::left;
 use crate::build::metadata::{BASE_CONFIG, CONFIG, EPOCH, PLATFORMS, metadata};
 use crate::build::{Scope, caches};
 use bytes::Bytes;
@@ -66,9 +67,10 @@ impl LazyRef {
                     build.job.build(&self.definition).await
                 }
                 built => built,
-            }?;
+            };
+            let built = built.map_err(|error| left::explain(build, error, &self.definition))?;
             self.scope.saw(Some(&self.id), &self.definition);
-            Ok::<_, solver::SolveError>(built)
+            Ok::<_, Failure>(built)
         });
         Ok(built.await?.clone())
     }

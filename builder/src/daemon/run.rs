@@ -14,6 +14,7 @@ use super::ending::Left;
 use super::errors::Failure;
 use super::image_frontend::{self, Question};
 use super::imports;
+use super::nested::Nested;
 use super::observe::metrics::Metrics;
 use super::output::Exporter;
 use super::policy::{self, Policy};
@@ -114,6 +115,7 @@ impl Runner {
         let asked = Asked::parse(&request.attributes)?;
         let allowed = self.entitlements(&request.entitlements)?;
         let (build, running) = self.begin(&request, allowed)?;
+        Nested::allow(self, &build);
         self.builds.begin(&build)?;
         let guard = build.cancel.clone().drop_guard();
         let runner = self.clone();
@@ -230,6 +232,7 @@ impl Runner {
         }
         build.containers.release_all().await;
         build.job.stop().await;
+        build.left.clear();
         let steps = counted.await.unwrap_or_default();
         let has_news = steps.total > steps.cached || self.engine.cache.is_renamed();
         if answer.is_ok() && has_news {
@@ -291,20 +294,26 @@ impl Runner {
         if definition.def.is_empty() {
             return Ok(None);
         }
-        let load = |error: &dyn std::fmt::Display| {
-            Failure::new(Code::Unknown, format!("failed to load LLB: {error}"))
-        };
-        let mut definition = Definition::from_proto(definition).map_err(|error| load(&error))?;
-        let graph = definition.to_graph().map_err(|error| load(&error))?;
-        permissions::check(&graph, allowed).map_err(|error| load(&error))?;
-        if let Some(guard) = guard {
-            definition = guarded(&*guard, &definition)
-                .await
-                .map_err(|denied| Failure::loading(&denied))?;
-        }
+        let definition = Definition::from_proto(definition).map_err(|error| unloaded(&error))?;
+        let definition = Runner::checked(definition, allowed, guard).await?;
         let one = LazyRef::new(id()?, definition, scope);
         build.hold(&one)?;
         Ok(Some(one))
+    }
+
+    /// A stranger's definition that may be solved, with the sources that are to be used.
+    pub(super) async fn checked(
+        definition: Definition,
+        allowed: Entitlements,
+        guard: Option<Arc<dyn Guard>>,
+    ) -> Result<Definition, Failure> {
+        let graph = definition.to_graph().map_err(|error| unloaded(&error))?;
+        permissions::check(&graph, allowed).map_err(|error| unloaded(&error))?;
+        let Some(guard) = guard else {
+            return Ok(definition);
+        };
+        let guarded = guarded(&*guard, &definition).await;
+        guarded.map_err(|denied| Failure::loading(&denied))
     }
 
     /// The answer of a frontend: the one of this program, or one in an image.
@@ -505,6 +514,11 @@ impl Runner {
             security_insecure: granted.security_insecure,
         }
     }
+}
+
+/// A definition that is none, or asks for what it may not have.
+fn unloaded(error: &dyn std::fmt::Display) -> Failure {
+    Failure::new(Code::Unknown, format!("failed to load LLB: {error}"))
 }
 
 /// The devices among what is asked for.

@@ -1,6 +1,8 @@
 //! A daemon of its own and clients of it, for tests.
 #![allow(dead_code, reason = "each test program uses its part")]
 
+pub(crate) mod containers;
+
 use api::control::control_client::ControlClient;
 use api::control::{BytesMessage, Exporter, SolveRequest, SolveResponse, StatusRequest, StatusResponse};
 use api::gateway::llb_bridge_client::LlbBridgeClient;

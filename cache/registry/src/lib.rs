@@ -23,6 +23,7 @@ mod token;
 mod shelf;
 mod request;
 mod resolve;
+mod referrers; // what points at a manifest
 mod fetch;
 mod push;
 

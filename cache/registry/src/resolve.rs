@@ -79,6 +79,47 @@ impl Registry {
         refused.map_or(Ok(false), Err)
     }
 
+    /// How many bytes a blob of the repository of `reference` has; `None` where there is no such blob.
+    ///
+    /// # Errors
+    /// Not allowed, not reachable, or a registry that does not say.
+    pub async fn blob_size(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+    ) -> Result<Option<u64>, RegistryError> {
+        let what = format!("{}@{digest}", reference.name());
+        let mut refused = None;
+        for endpoint in self.inner.hosts.for_pull(reference.domain())? {
+            let ask = Ask {
+                method: Method::HEAD,
+                repository: reference.path(),
+                path: format!("blobs/{digest}"),
+                scopes: vec![pull_scope(reference.path())],
+                action: format!("look for blob {what}"),
+            };
+            match self.send(&endpoint, &ask, |request| request).await {
+                Ok(answer) if answer.status().is_success() => {
+                    let size = header(&answer, "content-length").and_then(|size| size.parse().ok());
+                    match size {
+                        Some(size) => return Ok(Some(size)),
+                        None => {
+                            refused = Some(RegistryError::Invalid {
+                                action: ask.action.clone(),
+                                host: endpoint.host.clone(),
+                                reason: "it does not say how large the blob is".to_owned(),
+                            });
+                        }
+                    }
+                }
+                Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {}
+                Ok(answer) => refused = Some(refusal(answer, &ask, &endpoint.host, &what, false).await),
+                Err(error) => refused = Some(error),
+            }
+        }
+        refused.map_or(Ok(None), Err)
+    }
+
     async fn manifest(
         &self,
         reference: &Reference,
@@ -157,7 +198,7 @@ impl Registry {
     }
 
     /// A body that must be small.
-    async fn read_limited(
+    pub(crate) async fn read_limited(
         &self,
         answer: Response,
         ask: &Ask<'_>,

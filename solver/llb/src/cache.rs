@@ -97,11 +97,24 @@ pub fn op_key(vertex: &Vertex, default: &Platform) -> Result<Option<OpKey>, Erro
                 Object::default().text("id", &op.id).array("outputs", outputs),
             )
         }
-        Op::Build(_) => {
+        Op::Build(op) if op.definition.is_some() => {
             return Err(Error::Key {
                 op: vertex.digest,
-                reason: "nested builds (BuildOp) are not supported by this builder".to_owned(),
+                reason: "a build op takes its definition from an input, not from itself".to_owned(),
             });
+        }
+        Op::Build(op) => {
+            let inputs = op.inputs.iter().fold(Object::default(), |inputs, (name, input)| {
+                inputs.raw(name, Object::default().signed("input", index(*input)).finish())
+            });
+            let attrs = op.attrs.iter().fold(Object::default(), |attrs, (key, value)| {
+                attrs.raw(key, json::string(value))
+            });
+            let body = Object::default()
+                .signed("builder", index(op.builder))
+                .object("inputs", (!op.inputs.is_empty()).then_some(inputs))
+                .object("attrs", (!op.attrs.is_empty()).then_some(attrs));
+            typed("buildkit.build.v0", "Exec", body)
         }
     };
     Ok(Some(OpKey {

@@ -42,6 +42,8 @@ caps! {
     SOURCE_HTTP_UID_GID = "soruce.http.uidgid";
     SOURCE_HTTP_AUTH = "source.http.auth";
     SOURCE_HTTP_HEADER = "source.http.header";
+    BUILD_OP_FILE_NAME = "source.buildop.llbfilename";
+    SOURCE_IMAGE_BLOB = "source.imageblob";
     SOURCE_OCI_LAYOUT = "source.ocilayout";
     EXEC_META_BASE = "exec.meta.base";
     EXEC_META_PROXY = "exec.meta.proxyenv";
@@ -63,7 +65,8 @@ caps! {
     EXEC_MOUNT_SECRET = "exec.mount.secret";
     EXEC_MOUNT_SSH = "exec.mount.ssh";
     EXEC_SECRET_ENV = "exec.secretenv";
-    EXEC_CGROUP_PARENT = "exec.cgroup";
+    EXEC_CGROUPS_MOUNTED = "exec.cgroup";
+    EXEC_CGROUP_PARENT = "exec.meta.cgroup.parent";
     EXEC_VALID_EXIT_CODE = "exec.validexitcode";
     FILE_BASE = "file.base";
     FILE_RM_WILDCARD = "file.rm.wildcard";

@@ -213,3 +213,66 @@ fn content_digests_of_several_paths_are_joined_as_text() {
     );
     assert_eq!(content_digest(&[a]), Digest::of(a.to_string().as_bytes()));
 }
+
+#[test]
+fn a_build_op_has_the_key_that_go_gives_it() {
+    use llb::proto::{self, op::Op};
+    use prost::Message;
+    let key = |attrs: &[(&str, &str)]| {
+        let file = proto::FileActionMkFile {
+            path: "/d".into(),
+            ..<_>::default()
+        };
+        let file = Op::File(proto::FileOp {
+            actions: vec![proto::FileAction {
+                input: -1,
+                secondary_input: -1,
+                action: Some(proto::file_action::Action::Mkfile(file)),
+                ..<_>::default()
+            }],
+        });
+        let build = Op::Build(proto::BuildOp {
+            builder: -1,
+            inputs: [(
+                "buildkit.llb.definition".to_owned(),
+                proto::BuildInput { input: 0 },
+            )]
+            .into(),
+            attrs: attrs
+                .iter()
+                .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+                .collect(),
+            ..<_>::default()
+        });
+        let mut ops: Vec<Vec<u8>> = Vec::new();
+        for op in [Some(file), Some(build), None] {
+            let inputs = ops.last().map(|bytes| proto::Input {
+                digest: Digest::of(bytes).to_string(),
+                index: 0,
+            });
+            let op = proto::Op {
+                inputs: inputs.into_iter().collect(),
+                op,
+                ..<_>::default()
+            };
+            ops.push(op.encode_to_vec());
+        }
+        let definition = llb::Definition {
+            ops,
+            ..<_>::default()
+        };
+        let graph = definition.to_graph().expect("a valid graph");
+        let root = graph.root.expect("not scratch");
+        let vertex = graph.vertex(&root.digest).expect("the root is a vertex");
+        let key = op_key(vertex, &Platform::new("linux", "amd64")).expect("a key");
+        key.expect("not a source").digest.hex()
+    };
+    assert_eq!(
+        key(&[]),
+        "00929a9b624b0e7bca3fbf329b26578f675f5628b7a65eac7a9e5ab63760603b"
+    );
+    assert_eq!(
+        key(&[("llbbuild.filename", "<a>.pb")]),
+        "2d6b60c3f5bd614ab13601aca73afb9146009a30c4293aad6342622f05312b10"
+    );
+}

@@ -235,7 +235,10 @@ fn run<R: Clone>(core: &mut Core<R>, id: EdgeId, edge: &mut Edge<R>, inputs: &[E
         .get_mut(id.node)
         .expect("the edge that takes a step has a node");
     node.exec = Exec::Waiting(results);
-    core.turns.wait(id.node);
+    match node.op.only_waits() {
+        true => core.turns.wait_for_nothing(id.node),
+        false => core.turns.wait(id.node),
+    }
 }
 
 /// Whether something is under way that will bring this edge on.

@@ -3,18 +3,23 @@
 //! ```text
 //! mounts ─▶ user ─▶ Spec ─▶ executor ─▶ exit 0: commit what was written · else: error with command and code
 //! ```
+//!
+//! Where a client may look into it, a failed step leaves its mounts with the error ([`Left`]).
 use crate::{
     Session, Worker, cdi,
     executor::RunError,
     meter::SinkMeter,
-    mounts::Preparing,
+    mounts::{Left, Prepared, Preparing},
     network,
     ops::{cache_error, keyed::Run},
     process, user,
 };
 use async_trait::async_trait;
 use cache::ImmutableRef;
-use llb::{Vertex, op::ExecOp};
+use llb::{
+    Vertex,
+    op::{ExecOp, Mount},
+};
 use oci::Platform;
 use sandbox::{Exit, Spec, spec};
 use solver::{OpContext, OpError, progress::OutputStream};
@@ -82,24 +87,33 @@ impl ExecRun {
         }
         OpError::user(ExitError { command, code, how })
     }
-}
 
-#[async_trait]
-impl Run for ExecRun {
-    async fn run(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
-        let session = Session::of(ctx)?;
-        process::check_entitlements(&self.op, &session)?;
+    /// The contents of each mount as they are before the step.
+    fn found(&self, inputs: &[ImmutableRef]) -> Vec<Option<ImmutableRef>> {
+        let of = |mount: &Mount| inputs.get(mount.input? as usize).cloned();
+        self.op.mounts.iter().map(of).collect()
+    }
+
+    /// Runs the process; what was prepared for it is in `kept`, however it ends.
+    async fn step(
+        &self,
+        ctx: &OpContext,
+        session: &Session,
+        inputs: &[ImmutableRef],
+        kept: &mut Option<Prepared>,
+    ) -> Result<(), OpError> {
+        process::check_entitlements(&self.op, session)?;
         crate::emulation::check(&self.platform).map_err(OpError::user)?;
         let meter = SinkMeter::shared(ctx.progress.clone());
         let preparing = Preparing {
             worker: &self.worker,
             ctx,
-            session: &session,
-            inputs: &inputs,
+            session,
+            inputs,
             meter: meter.clone(),
             caches_anew: self.caches_anew,
         };
-        let prepared = preparing.prepare(&self.op).await?;
+        let prepared = &*kept.insert(preparing.prepare(&self.op).await?);
         let root = self
             .op
             .root()
@@ -125,7 +139,7 @@ impl Run for ExecRun {
             root: prepared.root.clone(),
             mounts: prepared.mounts.clone(),
             args: meta.args.clone(),
-            env: process::environment(meta, &self.op.secret_env, &session, &found.home).await?,
+            env: process::environment(meta, &self.op.secret_env, session, &found.home).await?,
             cwd: if meta.cwd.is_empty() {
                 "/".to_owned()
             } else {
@@ -147,7 +161,7 @@ impl Run for ExecRun {
             ..Spec::default()
         };
         let mut spec = process::with_shm_size(spec);
-        for note in self.give_devices(&mut spec, &session).await? {
+        for note in self.give_devices(&mut spec, session).await? {
             ctx.progress
                 .log(OutputStream::Stderr, format!("note: {note}\n").as_bytes());
         }
@@ -168,8 +182,29 @@ impl Run for ExecRun {
         if !is_fine || exit.is_out_of_memory && exit.status.code() != 0 {
             return Err(self.error(&exit));
         }
-        tokio::task::spawn_blocking(move || prepared.commit())
-            .await
-            .map_err(|_| OpError::canceled())?
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Run for ExecRun {
+    async fn run(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
+        let session = Session::of(ctx)?;
+        let mut prepared = None;
+        let ran = self.step(ctx, &session, &inputs, &mut prepared).await;
+        let is_looked_into = Session::keeps_failures(ctx);
+        let found = self.found(&inputs);
+        let ending = tokio::task::spawn_blocking(move || match (ran, prepared) {
+            (Ok(()), Some(prepared)) => prepared.commit(),
+            (Ok(()), None) => Err(OpError::internal("a step without mounts")),
+            (Err(error), _) if !is_looked_into || error.is_canceled() => Err(error),
+            (Err(error), Some(prepared)) => Err(error.leaving(prepared.leave(found))),
+            (Err(error), None) => Err(error.leaving(Left {
+                mounts: found.clone(),
+                inputs: found,
+                subject: None,
+            })),
+        });
+        ending.await.map_err(|_| OpError::canceled())?
     }
 }

@@ -8,7 +8,7 @@
 //! written first and read back.
 use super::{cache_error as failed, keyed::Run};
 use crate::{
-    Worker,
+    Left, Session, Subject, Worker,
     file::{self, FileError, Stage},
     meter::SinkMeter,
 };
@@ -61,6 +61,8 @@ impl Run for FileRun {
             views,
             meter,
             made: Vec::new(),
+            actions: self.op.actions.len(),
+            is_looked_into: Session::keeps_failures(ctx),
         };
         let op = self.op.clone();
         let done = tokio::task::spawn_blocking(move || actions.run(&op)).await;
@@ -87,6 +89,9 @@ struct Actions {
     views: Vec<View>,
     meter: Arc<dyn Meter>,
     made: Vec<Made>,
+    /// How many there are.
+    actions: usize,
+    is_looked_into: bool,
 }
 
 impl Actions {
@@ -96,7 +101,8 @@ impl Actions {
         for (index, action) in op.actions.iter().enumerate() {
             let (mut stage, base) = self.stage(action.input, &uses)?;
             let source = self.view(action.secondary_input)?;
-            self.act(&mut stage, action, &source).map_err(told)?;
+            self.act(&mut stage, action, &source)
+                .map_err(|cause| self.failed(index, &base, told(cause)))?;
             self.made.push(Made::Stage(Box::new(stage), base));
             if let Some(output) = action.output {
                 outputs.push((output, index));
@@ -104,6 +110,21 @@ impl Actions {
         }
         outputs.sort_unstable();
         outputs.iter().map(|(_, index)| self.written(*index)).collect()
+    }
+
+    /// The failure of an action, with what it had where a client may look into it.
+    /// Differs: beneath a failed action lies what its chain of actions began with, not what that has written so far.
+    fn failed(&self, index: usize, base: &ImmutableRef, error: OpError) -> OpError {
+        if !self.is_looked_into || error.is_canceled() {
+            return error;
+        }
+        let mut mounts = vec![None; self.actions];
+        mounts[index] = Some(base.clone());
+        error.leaving(Left {
+            inputs: self.bases.iter().cloned().map(Some).collect(),
+            mounts,
+            subject: Some(Subject::FileAction(index)),
+        })
     }
 
     fn act(&self, stage: &mut Stage, action: &FileAction, source: &View) -> Result<(), FileError> {

@@ -1,11 +1,11 @@
-//! Ops whose key is made of their own text and their inputs: exec, file, merge, diff, passthrough.
+//! Ops whose key is made of their own text and their inputs: exec, file, merge, diff, passthrough, build.
 //!
 //! ```text
 //! vertex ─ llb::cache::op_key ─▶ digest, deps ─▶ CacheMap
 //! input's ref + selectors ─ cache::checksum ─▶ content digest
 //! ```
 use super::cache_error as failed;
-use crate::{Session, Worker, meter::SinkMeter};
+use crate::{Left, Session, Subject, Worker, meter::SinkMeter};
 use async_trait::async_trait;
 use cache::{ImmutableRef, checksum};
 use llb::{Vertex, cache::OpKey};
@@ -17,6 +17,11 @@ use solver::{CacheMap, Dep, Op, OpContext, OpError};
 pub(crate) trait Run: Send + Sync {
     /// Runs, and gives one result per output.
     async fn run(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError>;
+
+    /// Whether it does nothing but wait for other ops.
+    fn only_waits(&self) -> bool {
+        false
+    }
 }
 
 /// An op with its key.
@@ -90,17 +95,29 @@ impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
         let summed = ctx.unless_canceled(summing).await?;
         let summed = summed.map_err(|_| OpError::canceled())?;
         summed.map(Some).map_err(|cause| {
-            OpError::user(ChecksumError {
+            let error = OpError::user(ChecksumError {
                 cause,
                 of: result
                     .id()
                     .map_or_else(|| "scratch".to_owned(), |id| id.to_string()),
+            });
+            if !Session::keeps_failures(ctx) {
+                return error;
+            }
+            error.leaving(Left {
+                inputs: vec![Some(result.clone())],
+                mounts: Vec::new(),
+                subject: Some(Subject::Content(input)),
             })
         })
     }
 
     async fn exec(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         self.run.run(ctx, inputs).await
+    }
+
+    fn only_waits(&self) -> bool {
+        self.run.only_waits()
     }
 }
 

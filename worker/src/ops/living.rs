@@ -62,6 +62,10 @@ impl Op<ImmutableRef> for LivingOp {
             }
         }
     }
+
+    fn only_waits(&self) -> bool {
+        self.0.only_waits()
+    }
 }
 
 #[cfg(test)]

@@ -6,9 +6,11 @@
 //! | exec | `exec` |
 //! | file | `file` |
 //! | merge, diff, passthrough | `combine` |
+//! | build | `build` |
 //!
 //! Keys of all but sources are computed by `llb::cache`, to the byte as BuildKit has them.
 
+pub(crate) mod build;
 mod combine;
 pub(crate) mod exec;
 mod file;
@@ -25,6 +27,7 @@ use oci::Platform;
 use solver::{CacheMap, Dep, Op, OpError, Ops};
 
 use crate::ops::keyed::KeyedOp;
+use crate::source::blob::BlobOp;
 use crate::source::git::GitOp;
 use crate::source::http::HttpOp;
 use crate::source::image::ImageOp;
@@ -67,6 +70,7 @@ impl Ops<ImmutableRef> for Worker {
                     Arc::new(ImageOp::new(worker, source, vertex.platform.as_ref())?)
                 }
                 "local" => Arc::new(LocalSource::new(worker, source)?),
+                "docker-image+blob" | "oci-layout+blob" => Arc::new(BlobOp::new(worker, source)?),
                 "git" => Arc::new(GitOp::new(worker, source)?),
                 "http" | "https" => Arc::new(HttpOp::new(worker, source)?),
                 other => return Err(OpError::user(format!("source {other}:// is not supported"))),
@@ -80,11 +84,11 @@ impl Ops<ImmutableRef> for Worker {
                 exec::ExecRun::new(worker, vertex, op),
             )?),
             llb::Op::File(op) => Arc::new(KeyedOp::new(self, vertex, file::FileRun::new(worker, op))?),
-            llb::Op::Build(_) => {
-                return Err(OpError::user(
-                    "building a definition found in a result is not supported",
-                ));
-            }
+            llb::Op::Build(op) => Arc::new(KeyedOp::new(
+                self,
+                vertex,
+                build::BuildRun::new(worker, vertex, op)?,
+            )?),
         };
         Ok(Arc::new(living::LivingOp(op)))
     }

@@ -52,14 +52,17 @@ impl ClientStore {
         describe(&bytes).ok_or_else(|| invalid("it is no manifest and no index"))
     }
 
+    /// A blob as it comes; whoever reads it has to verify it.
+    pub(crate) async fn stream(&self, digest: &Digest) -> Result<Upload, ImageError> {
+        let found = read(&self.caller, &self.name, digest).await?;
+        found.ok_or_else(|| ImageError::NoLayout {
+            store: self.name.clone(),
+        })
+    }
+
     /// A small blob, verified.
     pub(crate) async fn blob(&self, digest: &Digest, limit: usize) -> Result<Vec<u8>, ImageError> {
-        let found = read(&self.caller, &self.name, digest).await?;
-        let Some(stream) = found else {
-            return Err(ImageError::NoLayout {
-                store: self.name.clone(),
-            });
-        };
+        let stream = self.stream(digest).await?;
         let invalid = |reason: String| ImageError::Invalid {
             reference: format!("blob {digest} of the client's layout {:?}", self.name),
             reason,

@@ -35,6 +35,7 @@ use tokio_util::io::{StreamReader, SyncIoBridge};
 use tree::{Entry, Kind, RootPath, Timestamp};
 use url::Url;
 
+use super::checksum::{Algorithm, Checksum};
 use super::metadata::HttpMetadata;
 use crate::{
     ops::cache_error,
@@ -82,9 +83,9 @@ pub enum HttpError {
         /// Where, without user info.
         url: String,
         /// What was asked for.
-        expected: Digest,
+        expected: Checksum,
         /// What came.
-        found: Digest,
+        found: Checksum,
     },
     /// A secret that is needed is not offered.
     #[error("secret {0:?} for the request is not offered by the client")]
@@ -113,7 +114,7 @@ struct HeaderField {
 pub(crate) struct HttpOp {
     worker: Arc<Worker>,
     url: Url,
-    checksum: Option<Digest>,
+    checksum: Option<Checksum>,
     filename: Option<String>,
     mode: Option<u32>,
     uid: u32,
@@ -144,7 +145,7 @@ impl HttpOp {
             let bad = |what: &str| OpError::user(format!("{name} is {value:?}, which is no {what}"));
             let id = || value.parse::<u32>().map_err(|_| bad("number"));
             match name.as_str() {
-                attr::HTTP_CHECKSUM => made.checksum = Some(Digest::parse(value).map_err(OpError::user)?),
+                attr::HTTP_CHECKSUM => made.checksum = Some(Checksum::parse(value).map_err(OpError::user)?),
                 attr::HTTP_FILENAME => made.filename = Some(value.clone()).filter(|name| !name.is_empty()),
                 attr::HTTP_PERM => {
                     let mode = u32::from_str_radix(value.trim_start_matches("0o"), 8).ok();
@@ -224,7 +225,7 @@ impl HttpOp {
     }
 
     /// What was hashed for the key, as JSON.
-    fn key(&self, known: &Known) -> String {
+    fn key(&self, checksum: &Checksum, known: Option<&Known>) -> String {
         #[derive(Serialize)]
         #[serde(rename_all = "PascalCase")]
         struct Key<'a> {
@@ -243,12 +244,12 @@ impl HttpOp {
             header: &'a [HeaderField],
         }
         let key = Key {
-            filename: self.name(known.disposition.as_deref()),
+            filename: self.name(known.and_then(|known| known.disposition.as_deref())),
             perm: self.mode.unwrap_or(0),
             uid: self.uid,
             gid: self.gid,
-            checksum: known.digest.to_string(),
-            last_mod_time: known.last_modified.as_deref(),
+            checksum: checksum.to_string(),
+            last_mod_time: known.and_then(|known| known.last_modified.as_deref()),
             auth_header_secret: self.secret.as_deref(),
             header: &self.headers,
         };
@@ -372,31 +373,61 @@ impl HttpOp {
         if size > MAX_BYTES {
             return Err(self.request_error(format!("the file has more than {MAX_BYTES} bytes")));
         }
-        match self.checksum {
-            Some(expected) if expected != found => Err(OpError::user(HttpError::Mismatch {
-                url: self.shown(),
-                expected,
-                found,
-            })),
-            _ => Ok(found),
-        }
+        self.check(&found).await?;
+        Ok(found)
     }
 
-    /// What the URL gives now. With a checksum nothing is asked.
-    pub(crate) async fn metadata(&self, ctx: &OpContext) -> Result<HttpMetadata, OpError> {
-        if let Some(digest) = self.checksum {
+    /// Refuses contents other than those that are asked for.
+    async fn check(&self, kept: &Digest) -> Result<(), OpError> {
+        let Some(expected) = self.checksum.clone() else {
+            return Ok(());
+        };
+        let found = match expected.digest() {
+            Some(_) => Checksum::from(*kept),
+            None => self.sum(kept, expected.algorithm(), Vec::new()).await?,
+        };
+        if found == expected {
+            return Ok(());
+        }
+        let url = self.shown();
+        Err(OpError::user(HttpError::Mismatch { url, expected, found }))
+    }
+
+    /// The checksum of a kept file with something behind it.
+    async fn sum(&self, kept: &Digest, algorithm: Algorithm, suffix: Vec<u8>) -> Result<Checksum, OpError> {
+        let contents = self.worker.cache.content().open(kept).map_err(cache_error)?;
+        let summing = tokio::task::spawn_blocking(move || algorithm.sum(contents, &suffix));
+        let summed = summing.await.map_err(|_| OpError::canceled())?;
+        summed.map_err(OpError::environment)
+    }
+
+    /// What the URL gives now. With a checksum nothing is asked, unless another one is `wanted`: of the contents with these
+    /// bytes behind them.
+    pub(crate) async fn metadata(
+        &self,
+        ctx: &OpContext,
+        wanted: Option<(Algorithm, Vec<u8>)>,
+    ) -> Result<HttpMetadata, OpError> {
+        if let (Some(checksum), None) = (&self.checksum, &wanted) {
             return Ok(HttpMetadata {
-                digest,
+                checksum: checksum.clone(),
                 filename: self.name(None),
                 last_modified: None,
+                wanted: None,
             });
         }
-        let known = ctx.unless_canceled(self.known(ctx)).await??;
+        let known = ctx.unless_canceled(self.known(ctx)).await??.clone();
+        self.check(&known.digest).await?;
+        let wanted = match wanted {
+            Some((algorithm, suffix)) => Some(self.sum(&known.digest, algorithm, suffix).await?),
+            None => None,
+        };
         let time = known.last_modified.as_deref();
         Ok(HttpMetadata {
-            digest: known.digest,
+            checksum: self.checksum.clone().unwrap_or_else(|| known.digest.into()),
             filename: self.name(known.disposition.as_deref()),
             last_modified: time.and_then(|time| httpdate::parse_http_date(time).ok()),
+            wanted,
         })
     }
 
@@ -415,19 +446,12 @@ impl HttpOp {
 #[async_trait]
 impl Op<ImmutableRef> for HttpOp {
     async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
-        let (key, found) = match self.checksum {
-            Some(digest) => {
-                let known = Known {
-                    digest,
-                    etag: None,
-                    last_modified: None,
-                    disposition: None,
-                };
-                (self.key(&known), digest)
-            }
+        let (key, found) = match &self.checksum {
+            Some(checksum) => (self.key(checksum, None), checksum.clone()),
             None => {
                 let known = ctx.unless_canceled(self.known(ctx)).await??;
-                (self.key(known), known.digest)
+                let checksum = Checksum::from(known.digest);
+                (self.key(&checksum, Some(known)), checksum)
             }
         };
         let digest = llb::cache::source_key(&Digest::of(key.as_bytes()).to_string());
@@ -454,10 +478,7 @@ impl Op<ImmutableRef> for HttpOp {
 
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let known = ctx.unless_canceled(self.known(ctx)).await??.clone();
-        if let Some(expected) = self.checksum.filter(|expected| *expected != known.digest) {
-            let (url, found) = (self.shown(), known.digest);
-            return Err(OpError::user(HttpError::Mismatch { url, expected, found }));
-        }
+        self.check(&known.digest).await?;
         let name = self.name(known.disposition.as_deref());
         let path = RootPath::clean(&name).map_err(OpError::internal)?;
         let mut entry = Entry::new(path, Kind::File, self.mode.unwrap_or(DEFAULT_MODE));
@@ -477,7 +498,7 @@ impl Op<ImmutableRef> for HttpOp {
 }
 
 /// The layer of one file, whose contents are a blob.
-fn layer_of(
+pub(super) fn layer_of(
     cache: &Cache,
     mut entry: Entry,
     digest: &Digest,

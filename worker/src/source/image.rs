@@ -158,7 +158,7 @@ pub(crate) struct Found {
 }
 
 /// From where the parts of one image are read.
-enum Place {
+pub(super) enum Place {
     Store,
     Registry(Registry),
     Layout(PathBuf),
@@ -309,7 +309,7 @@ impl Worker {
     }
 
     /// In the own store, or else in the registry.
-    async fn locate(
+    pub(super) async fn locate(
         &self,
         session: &Session,
         reference: &Reference,
@@ -349,14 +349,14 @@ pub(super) fn describe(bytes: &[u8]) -> Option<Descriptor> {
 }
 
 /// Reads the parts of one image, from the content store where they are there.
-struct Reader<'a> {
-    cache: &'a Cache,
-    reference: &'a Reference,
-    from: &'a Place,
+pub(super) struct Reader<'a> {
+    pub(super) cache: &'a Cache,
+    pub(super) reference: &'a Reference,
+    pub(super) from: &'a Place,
 }
 
 impl Reader<'_> {
-    fn invalid(&self, reason: impl ToString) -> ImageError {
+    pub(super) fn invalid(&self, reason: impl ToString) -> ImageError {
         ImageError::Invalid {
             reference: self.reference.to_string(),
             reason: reason.to_string(),
@@ -392,7 +392,7 @@ impl Reader<'_> {
         Err(self.invalid("an index in an index in an index"))
     }
 
-    fn no_platform(&self, wanted: &Platform, offered: &[Platform]) -> ImageError {
+    pub(super) fn no_platform(&self, wanted: &Platform, offered: &[Platform]) -> ImageError {
         let offered: Vec<_> = offered.iter().map(ToString::to_string).collect();
         let offered = if offered.is_empty() {
             "none".to_owned()
@@ -407,7 +407,7 @@ impl Reader<'_> {
     }
 
     /// A small blob, verified and kept.
-    async fn blob(&self, descriptor: &Descriptor, limit: usize) -> Result<Vec<u8>, ImageError> {
+    pub(super) async fn blob(&self, descriptor: &Descriptor, limit: usize) -> Result<Vec<u8>, ImageError> {
         let content = self.cache.content();
         if content.touch(&descriptor.digest)? {
             return Ok(content.read(&descriptor.digest, limit as u64)?);

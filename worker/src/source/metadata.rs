@@ -9,9 +9,9 @@
 use std::{io::Read, sync::Arc, time::SystemTime};
 
 use llb::op::SourceOp;
-use oci::Digest;
 use solver::{OpContext, OpError};
 
+use super::checksum::{Algorithm, Checksum};
 use super::{git::GitOp, http::HttpOp};
 use crate::worker::Worker;
 
@@ -56,12 +56,23 @@ impl GitMetadata {
 /// A file of a URL.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpMetadata {
-    /// SHA-256 of its contents.
-    pub digest: Digest,
+    /// The checksum it was asked for by, else the SHA-256 of its contents.
+    pub checksum: Checksum,
     /// What it will be called.
     pub filename: String,
     /// `Last-Modified`.
     pub last_modified: Option<SystemTime>,
+    /// The further checksum that was wanted.
+    pub wanted: Option<Checksum>,
+}
+
+/// What of a source is wanted beside what is always told.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// The objects of a commit, as git keeps them.
+    pub git_objects: bool,
+    /// A checksum of a file with these bytes behind it.
+    pub checksum: Option<(Algorithm, Vec<u8>)>,
 }
 
 impl Worker {
@@ -72,17 +83,21 @@ impl Worker {
     pub async fn source_metadata(
         self: &Arc<Self>,
         source: &SourceOp,
-        with_objects: bool,
+        extras: Extras,
         ctx: &OpContext,
     ) -> Result<Option<SourceMetadata>, OpError> {
         match source.scheme() {
             "git" => {
                 let op = GitOp::new(self.clone(), source)?;
-                Ok(Some(SourceMetadata::Git(op.metadata(ctx, with_objects).await?)))
+                Ok(Some(SourceMetadata::Git(
+                    op.metadata(ctx, extras.git_objects).await?,
+                )))
             }
             "http" | "https" => {
                 let op = HttpOp::new(self.clone(), source)?;
-                Ok(Some(SourceMetadata::Http(op.metadata(ctx).await?)))
+                Ok(Some(SourceMetadata::Http(
+                    op.metadata(ctx, extras.checksum).await?,
+                )))
             }
             _ => Ok(None),
         }

@@ -6,6 +6,7 @@
 //! | `docker-image://` | `image` | manifest digest and platform; then the chain of diff ids |
 //! | `git://` | `git` | commit, subdir, and what of the repository is kept |
 //! | `http://`, `https://` | `http` | name, mode, owner, digest of the contents, Last-Modified |
+//! | `docker-image+blob://`, `oci-layout+blob://` | `blob` | digest, name, mode, owner |
 //! | `oci-layout://` | `image`, read by `oci_layout` | the same |
 
 pub mod local;
@@ -13,6 +14,9 @@ pub(crate) mod local_op;
 pub(crate) mod oci_layout;
 pub(crate) mod client_store;
 pub mod image;
+pub mod attestations; // of images
+pub mod checksum; // of other kinds than the store's
 pub(crate) mod http;
+pub(crate) mod blob;
 pub(crate) mod git;
 pub mod metadata;

@@ -35,6 +35,8 @@ pub(crate) struct ImageSource {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Capture {
     pub(crate) images: Vec<ImageSource>,
+    /// Blobs by reference, and whether they are of a layout of the client, to digest.
+    pub(crate) blobs: BTreeMap<(String, bool), String>,
     /// `remote#ref` to commit.
     pub(crate) git: BTreeMap<String, String>,
     /// Address to digest.
@@ -92,6 +94,11 @@ impl Capture {
                 digest: pin,
                 is_local: source.scheme() == "oci-layout",
             }),
+            "docker-image+blob" | "oci-layout+blob" => {
+                let is_local = source.scheme() == "oci-layout+blob";
+                let named = (source.rest().to_owned(), is_local);
+                self.blobs.entry(named).or_insert(pin);
+            }
             "git" => {
                 self.git.entry(masked(&git_address(source))).or_insert(pin);
                 self.git_access(source);
@@ -156,6 +163,7 @@ impl Capture {
     pub(crate) fn merge(&mut self, other: Capture) {
         other.images.into_iter().for_each(|image| self.image(image));
         other.locals.into_iter().for_each(|name| self.local(name));
+        self.blobs.extend(other.blobs);
         for (mine, theirs) in [(&mut self.git, other.git), (&mut self.http, other.http)] {
             for (address, pin) in theirs {
                 mine.entry(address).or_insert(pin);

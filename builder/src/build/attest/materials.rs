@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 use super::capture::{Capture, ImageSource, masked};
 use oci::Reference;
 
-/// All materials of a result, in BuildKit's order: images, git, http.
+/// All materials of a result, in BuildKit's order: images, blobs, git, http.
 pub(super) fn materials(capture: &Capture) -> Vec<Value> {
     let images = capture.images.iter().map(image);
     let git = capture
@@ -16,7 +16,8 @@ pub(super) fn materials(capture: &Capture) -> Vec<Value> {
         .http
         .iter()
         .map(|(address, digest)| json!({"uri": address, "digest": digest_set(digest)}));
-    images.chain(git).chain(http).collect()
+    let blobs = capture.blobs.iter().map(blob);
+    images.chain(blobs).chain(git).chain(http).collect()
 }
 
 fn image(image: &ImageSource) -> Value {
@@ -27,6 +28,18 @@ fn image(image: &ImageSource) -> Value {
         Err(_) => format!("pkg:{kind}/{}", image.reference),
     };
     json!({"uri": uri, "digest": digest_set(&image.digest)})
+}
+
+fn blob(((reference, is_local), digest): (&(String, bool), &String)) -> Value {
+    let named = image(&ImageSource {
+        reference: reference.clone(),
+        platform: None,
+        digest: digest.clone(),
+        is_local: *is_local,
+    });
+    let uri = named["uri"].as_str().unwrap_or_default();
+    let sign = if uri.contains('?') { '&' } else { '?' };
+    json!({"uri": format!("{uri}{sign}ref_type=blob"), "digest": named["digest"]})
 }
 
 fn digest_set(digest: &str) -> Value {

@@ -1,4 +1,9 @@
 //! Ops as BuildKit prints them: the names of the wire, what is empty left out, numbers for choices.
+//!
+//! ```text
+//! op ─┬─▶ json: as in provenance, each choice under the name of its field in Go
+//!     └─▶ protojson: as protobuf says it, for errors that clients decode
+//! ```
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -211,6 +216,12 @@ message!(FileActionRm {
     allow_not_found: "allowNotFound",
     allow_wildcard: "allowWildcard",
 });
+message!(FileActionSymlink {
+    oldpath: "oldpath",
+    newpath: "newpath",
+    owner: "owner",
+    timestamp: "timestamp",
+});
 message!(ChownOpt {
     user: "user",
     group: "group"
@@ -326,5 +337,97 @@ impl Json for proto::UserOpt {
             Some(User::ById(_)) | None => json!({}),
         };
         json!({ "User": user })
+    }
+}
+
+/// An op as protobuf's own JSON: which kind it is stands beside its other fields.
+pub(crate) fn protojson(op: &proto::Op) -> Value {
+    let mut out = op.json();
+    lift(&mut out, "Op");
+    if let Some(Op::File(file)) = &op.op {
+        out["file"]["actions"] = file.actions.iter().map(action).collect();
+    }
+    out
+}
+
+fn action(action: &proto::FileAction) -> Value {
+    let mut out = action.json();
+    lift(&mut out, "Action");
+    let (name, owner) = match &action.action {
+        Some(Action::Copy(copy)) => ("copy", &copy.owner),
+        Some(Action::Mkfile(file)) => ("mkfile", &file.owner),
+        Some(Action::Mkdir(folder)) => ("mkdir", &folder.owner),
+        Some(Action::Symlink(link)) => {
+            out["symlink"] = link.json();
+            ("symlink", &link.owner)
+        }
+        Some(Action::Rm(_)) | None => return out,
+    };
+    if let Some(owner) = owner {
+        let one = |user: &Option<proto::UserOpt>| match user.as_ref().map(|user| &user.user) {
+            Some(Some(User::ByName(name))) => Some(json!({ "byName": name.json() })),
+            Some(Some(User::ById(id))) => Some(json!({ "byID": id })),
+            Some(None) => Some(json!({})),
+            None => None,
+        };
+        let sides = [("user", one(&owner.user)), ("group", one(&owner.group))];
+        let sides = sides
+            .into_iter()
+            .filter_map(|(key, side)| Some((key.to_owned(), side?)));
+        out[name]["owner"] = Value::Object(sides.collect());
+    }
+    out
+}
+
+/// Puts what is in the object `name` into the object around it.
+fn lift(value: &mut Value, name: &str) {
+    let Some(fields) = value.as_object_mut() else {
+        return;
+    };
+    if let Some(Value::Object(inner)) = fields.remove(name) {
+        fields.extend(inner);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn protobufs_json_has_no_names_of_go() {
+        let owner = proto::ChownOpt {
+            user: Some(proto::UserOpt {
+                user: Some(User::ById(0)),
+            }),
+            group: Some(proto::UserOpt {
+                user: Some(User::ByName(proto::NamedUserOpt {
+                    name: "app".into(),
+                    input: 1,
+                })),
+            }),
+        };
+        let link = proto::FileActionSymlink {
+            oldpath: "/a".into(),
+            newpath: "/b".into(),
+            owner: Some(owner),
+            timestamp: -1,
+        };
+        let op = proto::Op {
+            op: Some(Op::File(proto::FileOp {
+                actions: vec![proto::FileAction {
+                    action: Some(Action::Symlink(link)),
+                    ..<_>::default()
+                }],
+            })),
+            ..<_>::default()
+        };
+        let expected = json!({"file": {"actions": [{
+            "input": 0, "secondaryInput": 0, "output": 0,
+            "symlink": {
+                "oldpath": "/a", "newpath": "/b", "timestamp": -1,
+                "owner": {"user": {"byID": 0}, "group": {"byName": {"name": "app", "input": 1}}},
+            },
+        }]}});
+        assert_eq!(protojson(&op), expected);
     }
 }

@@ -162,6 +162,7 @@ fn build(build: &Build) -> Value {
         "session": build.session.caller().id().to_string(),
         "is_canceled": build.cancel.is_cancelled(),
         "refs": build.ref_count(),
+        "results_of_failed_steps": build.left.count(),
         "steps": steps,
     })
 }
