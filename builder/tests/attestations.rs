@@ -1,10 +1,14 @@
 //! What is stated about builds: provenance, SBOMs, claims of frontends; in images, beside files, in the history.
 #![expect(clippy::print_stderr, reason = "a test that is skipped says so")]
 
+#[expect(unreachable_pub, reason = "another package's as well")]
+#[path = "../../tests/src/registry.rs"]
+mod registry;
 mod support;
 
 use api::control::{Exporter, SolveRequest};
 use api::gateway::{self, Attestation, AttestationKind, Attestations, Ref, ReturnRequest, result};
+use registry::Registry;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs;
@@ -585,4 +589,114 @@ async fn the_history_has_the_provenance_of_every_build() {
     assert_eq!(steps.as_array().map(Vec::len), Some(3));
     let layers = &predicate["runDetails"]["metadata"]["buildkit_metadata"]["layers"];
     assert_eq!(layers["step1:0"][0].as_array().map(Vec::len), Some(1), "{layers}");
+}
+
+/// What another program says; it must be content.
+fn said(program: &str, args: &[&str]) -> String {
+    let output = Command::new(program).args(args).output().expect("it starts");
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{program} {args:?}:\n{errors}");
+    String::from_utf8(output.stdout).expect("text")
+}
+
+#[test]
+fn pushed_statements_are_found_by_other_programs() {
+    let has = |program: &str| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).any(|part| part.join(program).exists())
+    };
+    if !(has("docker-registry") && has("skopeo")) {
+        eprintln!("skipped: docker-registry and skopeo are needed");
+        return;
+    }
+    let place = tempfile::tempdir().expect("a folder");
+    let (root, folder) = (place.path().join("root"), place.path());
+    if !scanner(&root, folder) {
+        return;
+    }
+    let registry = Registry::start(folder);
+    let context = context(folder, "FROM scratch\nCOPY file /file\n");
+    let mut doors = vec![("own", None)];
+    let daemon = Daemon::start_as(folder, |_| {});
+    let address = format!("unix://{}", daemon.socket.display());
+    doors.push(("daemon", Some(&address)));
+    for (door, address) in doors {
+        let name = format!("{}/team/app:{door}", registry.address);
+        let output = format!("type=image,name={name},push=true");
+        let mut args = vec![
+            "build",
+            "--progress=plain",
+            "--platform=linux/amd64,linux/arm64",
+            "--sbom=generator=example.com/scanner:1",
+            "--provenance=mode=max",
+            "-o",
+            &output,
+        ];
+        args.extend(address.iter().flat_map(|address| ["--addr", address.as_str()]));
+        args.push(".");
+        must(&root, &context, &args);
+        let reference = format!("docker://{name}");
+        let index = said("skopeo", &["inspect", "--raw", "--tls-verify=false", &reference]);
+        let index: Value = serde_json::from_str(&index).expect("JSON");
+        assert_eq!(index["mediaType"], "application/vnd.oci.image.index.v1+json");
+        let copied = folder.join(format!("copied-{door}"));
+        let target = format!("dir:{}", copied.display());
+        said(
+            "skopeo",
+            &[
+                "copy",
+                "--all",
+                "--quiet",
+                "--src-tls-verify=false",
+                &reference,
+                &target,
+            ],
+        );
+        let (blobs, images) = (Blobs(copied), &index["manifests"]);
+        // Manifests lie beside blobs under names of their own there.
+        for entry in images.as_array().expect("an index") {
+            let hex = entry["digest"]
+                .as_str()
+                .expect("a digest")
+                .trim_start_matches("sha256:");
+            let from = blobs.0.join(format!("{hex}.manifest.json"));
+            fs::rename(from, blobs.0.join(hex)).expect("a manifest");
+        }
+        let found = blobs.statements(&index);
+        assert_eq!(
+            (images.as_array().map(Vec::len), found.len()),
+            (Some(4), 2),
+            "{index}"
+        );
+        for (number, (manifest, statements)) in found.iter().enumerate() {
+            assert_eq!(
+                manifest["mediaType"],
+                "application/vnd.oci.image.manifest.v1+json"
+            );
+            assert_eq!(
+                manifest["artifactType"],
+                "application/vnd.docker.attestation.manifest.v1+json"
+            );
+            assert_eq!(
+                manifest["config"]["mediaType"],
+                "application/vnd.oci.empty.v1+json"
+            );
+            assert_eq!(manifest["subject"]["digest"], images[number]["digest"]);
+            let kinds: Vec<_> = statements
+                .iter()
+                .map(|one| one["predicateType"].clone())
+                .collect();
+            assert_eq!(kinds, [SPDX, PROVENANCE_V1], "{door}");
+            for statement in statements {
+                assert_eq!(statement["_type"], "https://in-toto.io/Statement/v0.1");
+                let subject = &statement["subject"][0];
+                let digest = images[number]["digest"].as_str().expect("a digest");
+                assert_eq!(subject["digest"]["sha256"], digest.trim_start_matches("sha256:"));
+                let purl = subject["name"].as_str().unwrap_or_default();
+                assert!(purl.starts_with("pkg:docker/"), "{purl}");
+            }
+            let steps = &statements[1]["predicate"]["buildDefinition"]["internalParameters"]["buildConfig"];
+            assert!(steps["llbDefinition"].is_array(), "{steps}");
+        }
+    }
 }

@@ -1,6 +1,4 @@
 //! What real clients ask a daemon, call by call: see `sequences/README.md`.
-#![expect(clippy::print_stderr, reason = "a sequence that is skipped says so")]
-
 mod support;
 #[path = "sequences/calls.rs"]
 mod calls;

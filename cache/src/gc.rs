@@ -13,6 +13,7 @@
 use crate::{
     Cache, cache_mount, clock,
     error::{CacheError, Result},
+    filter::Filter,
     keys_db,
     refs::{RecordKind, RefId},
     store::Inner,
@@ -53,131 +54,6 @@ pub struct PruneOptions {
     pub reserved: Option<u64>,
     /// Stop when the disk has at least this many bytes free.
     pub min_free: Option<u64>,
-}
-
-/// Tests that must all hold.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Filter(pub Vec<Test>);
-
-/// One test of a record, as `docker buildx prune --filter` has them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Test {
-    /// `key==value`, `key=value` or, for a flag, `key`.
-    Is(Key, String),
-    /// `key!=value`.
-    IsNot(Key, String),
-    /// `key~=part`: contains it.
-    Has(Key, String),
-}
-
-/// What a test looks at.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Key {
-    /// The record's name.
-    Id,
-    /// One of the records beneath.
-    Parents,
-    /// The text for people.
-    Description,
-    /// Whether it is in use.
-    InUse,
-    /// Whether it may still change.
-    Mutable,
-    /// Whether it may not.
-    Immutable,
-    /// What it is.
-    Type,
-    /// Whether an image has it too.
-    Shared,
-    /// Whether none has.
-    Private,
-}
-
-/// Why a filter could not be read.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown filter key {found:?}: known are id, parent, parents, description, inuse, mutable, immutable, type, shared and private"
-)]
-pub struct UnknownFilter {
-    found: String,
-}
-
-impl Filter {
-    /// Reads `key=value`, `key==value`, `key!=value`, `key~=value` or `key`, several joined by commas.
-    ///
-    /// # Errors
-    /// For a key that is none.
-    pub fn parse(text: &str) -> std::result::Result<Filter, UnknownFilter> {
-        let parts = text.split(',').map(str::trim).filter(|part| !part.is_empty());
-        parts
-            .map(Test::parse)
-            .collect::<std::result::Result<_, _>>()
-            .map(Filter)
-    }
-
-    /// Whether all tests hold.
-    pub fn matches(&self, record: &UsageRecord) -> bool {
-        self.0.iter().all(|test| test.holds(record))
-    }
-}
-
-impl Test {
-    fn parse(text: &str) -> std::result::Result<Test, UnknownFilter> {
-        for operator in ["!=", "~=", "==", "="] {
-            if let Some((key, value)) = text.split_once(operator) {
-                let (key, value) = (Key::parse(key.trim())?, value.trim().to_owned());
-                return Ok(match operator {
-                    "!=" => Test::IsNot(key, value),
-                    "~=" => Test::Has(key, value),
-                    _ => Test::Is(key, value),
-                });
-            }
-        }
-        Ok(Test::Is(Key::parse(text)?, "true".to_owned()))
-    }
-
-    fn holds(&self, record: &UsageRecord) -> bool {
-        match self {
-            Test::Is(key, value) => key.values(record).iter().any(|found| found == value),
-            Test::IsNot(key, value) => key.values(record).iter().all(|found| found != value),
-            Test::Has(key, value) => key.values(record).iter().any(|found| found.contains(value)),
-        }
-    }
-}
-
-impl Key {
-    fn parse(text: &str) -> std::result::Result<Key, UnknownFilter> {
-        Ok(match text.to_lowercase().as_str() {
-            "id" => Key::Id,
-            "parent" | "parents" => Key::Parents,
-            "description" => Key::Description,
-            "inuse" => Key::InUse,
-            "mutable" => Key::Mutable,
-            "immutable" => Key::Immutable,
-            "type" => Key::Type,
-            "shared" => Key::Shared,
-            "private" => Key::Private,
-            _ => {
-                return Err(UnknownFilter {
-                    found: text.to_owned(),
-                });
-            }
-        })
-    }
-
-    fn values(self, record: &UsageRecord) -> Vec<String> {
-        match self {
-            Key::Id => vec![record.id.clone()],
-            Key::Parents => record.parents.clone(),
-            Key::Description => vec![record.description.clone()],
-            Key::InUse => vec![record.in_use.to_string()],
-            Key::Mutable => vec![record.mutable.to_string()],
-            Key::Immutable => vec![(!record.mutable).to_string()],
-            Key::Type => vec![record.kind.as_str().to_owned()],
-            Key::Shared => vec![record.shared.to_string()],
-            Key::Private => vec![(!record.shared).to_string()],
-        }
-    }
 }
 
 impl Cache {

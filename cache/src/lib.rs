@@ -33,6 +33,7 @@ mod keys_db; // cache keys
 mod results; // what keys lead to
 pub mod remote; // caches of other machines
 mod usage; // what takes how many bytes
+mod filter; // which records are meant
 mod gc; // what may go
 mod watch; // what running steps write
 
@@ -40,8 +41,9 @@ pub use blobs::{CompressionChoice, LayerBlob};
 pub use cache_mount::{CacheMount, Sharing};
 pub use content::{ContentStore, Ingest};
 pub use error::{CacheError, Result};
+pub use filter::{Filter, FilterError, Key, Test};
 pub use forms::{Aside, Meter, NoMeter};
-pub use gc::{Filter, Key, PruneOptions, Test, UnknownFilter};
+pub use gc::PruneOptions;
 pub use images::{Image, Images};
 pub use keys_db::KeysDb;
 pub use mutable::MutableRef;

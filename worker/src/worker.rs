@@ -38,6 +38,8 @@ pub struct Options {
     pub platform: Platform,
     /// Where devices are described (CDI); what lies in a later one wins.
     pub cdi_directories: Vec<PathBuf>,
+    /// Devices (`vendor/class=name`) and kinds of them (`vendor/class`) that every build may use.
+    pub cdi_auto_allowed: Vec<String>,
     /// Name servers of steps, instead of the machine's.
     pub dns: Dns,
     /// Steps that ask for no network in particular share the machine's.
@@ -54,6 +56,7 @@ impl Default for Options {
             cdi_directories: ["/etc/cdi", "/var/run/cdi", "/etc/buildkit/cdi"]
                 .map(PathBuf::from)
                 .into(),
+            cdi_auto_allowed: Vec::new(),
             dns: Dns::default(),
             shares_network: false,
             cgroup_parent: None,
@@ -208,7 +211,7 @@ impl Worker {
 
     /// The devices of this machine that steps may ask for. Blocks while descriptions are read.
     pub fn devices(&self) -> Vec<KnownDevice> {
-        crate::cdi::known(&self.options.cdi_directories)
+        crate::cdi::known(&self.options.cdi_directories, &self.options.cdi_auto_allowed)
     }
 
     /// Runs one prepared step, which writes to the directories `written` of the store.

@@ -177,8 +177,8 @@ fn engine_config(config: &mut Config, file: DaemonFile) {
     config.file.registry.extend(file.registry);
     if file.cdi.disabled == Some(true) {
         config.file.cdi.spec_dirs = Some(Vec::new());
-    } else if let Some(folders) = file.cdi.spec_dirs {
-        config.file.cdi.spec_dirs = Some(folders);
+    } else if let Some(folders) = &file.cdi.spec_dirs {
+        config.file.cdi.spec_dirs = Some(folders.clone());
     }
     if worker.max_parallelism.is_some() {
         config.file.worker.max_parallelism = worker.max_parallelism;
@@ -188,6 +188,8 @@ fn engine_config(config: &mut Config, file: DaemonFile) {
         dns: file.dns.unwrap_or_default(),
         share_network: worker.network == NetworkMode::Host,
         cgroup_parent: worker.cgroup_parent,
+        free_devices: file.cdi.auto_allowed,
+        registry_parallelism: file.registry_parallelism,
     };
 }
 

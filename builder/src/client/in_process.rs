@@ -151,6 +151,7 @@ pub fn open(config: &Config, oci_runtime: Option<PathBuf>) -> Result<Engine, Bui
         },
         shares_network: steps.share_network,
         cgroup_parent: steps.cgroup_parent.clone(),
+        cdi_auto_allowed: steps.free_devices.clone(),
         ..worker::Options::default()
     };
     if let Some(directories) = &config.file.cdi.spec_dirs {

@@ -81,6 +81,7 @@ pub fn hosts(config: &Config) -> HostsConfig {
         .map(|(host, file)| (host.clone(), host_config(file)));
     HostsConfig {
         hosts: hosts.collect(),
+        parallelism: config.steps.registry_parallelism,
     }
 }
 

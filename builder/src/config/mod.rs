@@ -77,6 +77,10 @@ pub struct Steps {
     pub share_network: bool,
     /// Above their control groups.
     pub cgroup_parent: Option<String>,
+    /// Devices, or kinds of them, that every build may use.
+    pub free_devices: Vec<String>,
+    /// Transfers from one registry at once.
+    pub registry_parallelism: Option<usize>,
 }
 
 impl Config {

@@ -202,9 +202,23 @@ async fn other(
     ask: Table,
     results: &Results,
 ) -> Answer {
+    match name.split('/').next() {
+        Some("Control") => control_call(channel, name, headers, ask).await,
+        Some("LLBBridge") if name.ends_with("Container") || name.ends_with("Process") => {
+            container_call(channel, name, headers, ask).await
+        }
+        Some("LLBBridge") => bridge_call(channel, name, headers, ask, results).await,
+        _ => service_call(channel, name, headers, ask).await,
+    }
+}
+
+async fn control_call(
+    channel: &Channel,
+    name: &str,
+    headers: &BTreeMap<String, String>,
+    ask: Table,
+) -> Answer {
     let mut control = ControlClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
-    let mut bridge = bridge(channel);
-    let mut content = ContentClient::new(channel.clone());
     match name {
         "Control/Solve" => printed(control.solve(with(headers, solve(fields(name, ask)))).await),
         "Control/Status" => {
@@ -253,6 +267,19 @@ async fn other(
             };
             printed(control.update_build_history(with(headers, asked)).await)
         }
+        other => panic!("no call is named {other}"),
+    }
+}
+
+async fn bridge_call(
+    channel: &Channel,
+    name: &str,
+    headers: &BTreeMap<String, String>,
+    ask: Table,
+    results: &Results,
+) -> Answer {
+    let mut bridge = bridge(channel);
+    match name {
         "LLBBridge/Ping" => {
             let Nothing {} = fields(name, ask);
             printed(bridge.ping(with(headers, PingRequest {})).await)
@@ -301,6 +328,18 @@ async fn other(
             };
             printed(bridge.stat_file(with(headers, asked)).await)
         }
+        other => panic!("no call is named {other}"),
+    }
+}
+
+async fn container_call(
+    channel: &Channel,
+    name: &str,
+    headers: &BTreeMap<String, String>,
+    ask: Table,
+) -> Answer {
+    let mut bridge = bridge(channel);
+    match name {
         "LLBBridge/NewContainer" => {
             let Container { id, root } = fields(name, ask);
             let root = llb::proto::Mount {
@@ -311,7 +350,6 @@ async fn other(
             let asked = NewContainerRequest {
                 container_id: id,
                 mounts: vec![root],
-                network: llb::proto::NetMode::None.into(),
                 ..NewContainerRequest::default()
             };
             printed(bridge.new_container(with(headers, asked)).await)
@@ -326,6 +364,18 @@ async fn other(
             let asked = ReleaseContainerRequest { container_id: id };
             printed(bridge.release_container(with(headers, asked)).await)
         }
+        other => panic!("no call is named {other}"),
+    }
+}
+
+async fn service_call(
+    channel: &Channel,
+    name: &str,
+    headers: &BTreeMap<String, String>,
+    ask: Table,
+) -> Answer {
+    let mut content = ContentClient::new(channel.clone());
+    match name {
         "Content/Info" => {
             let Content { digest } = fields(name, ask);
             printed(content.info(with(headers, ContentInfoRequest { digest })).await)
@@ -397,8 +447,12 @@ fn solve(asked: Solve) -> SolveRequest {
         r#type: one.r#type,
         attrs: one.attrs,
     };
+    let first = asked.exporters.first();
     SolveRequest {
         r#ref: asked.r#ref,
+        // For old daemons clients say it twice.
+        exporter_deprecated: first.map(|one| one.r#type.clone()).unwrap_or_default(),
+        exporter_attrs_deprecated: first.map(|one| one.attrs.clone()).unwrap_or_default(),
         session: asked.session,
         frontend: asked.frontend,
         frontend_attrs: asked.attrs,
@@ -455,8 +509,16 @@ fn returned(asked: Return, results: &Results) -> ReturnRequest {
         details: Vec::new(),
     });
     ReturnRequest {
-        result: result.or_else(|| error.is_none().then(gateway::Result::default)),
+        result: result.or_else(|| error.is_none().then(empty)),
         error,
+    }
+}
+
+/// What a client gives back that only looked whether the daemon is there.
+fn empty() -> gateway::Result {
+    gateway::Result {
+        result: Some(result::Result::Ref(gateway::Ref::default())),
+        ..gateway::Result::default()
     }
 }
 
@@ -475,7 +537,7 @@ async fn exec(
             cwd: asked.cwd,
             ..<_>::default()
         }),
-        fds: if asked.tty { vec![0, 1] } else { vec![0, 1, 2] },
+        fds: vec![0, 1, 2],
         tty: asked.tty,
         ..InitMessage::default()
     };

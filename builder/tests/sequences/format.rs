@@ -46,7 +46,7 @@ pub(crate) struct SessionOffer {
     pub(crate) dirs: BTreeMap<String, String>,
     #[serde(default)]
     pub(crate) secrets: BTreeMap<String, String>,
-    /// Agents by id: sockets. None of ours listens: only that they are offered is told.
+    /// Agents by id: sockets, at which somebody listens who never answers.
     #[serde(default)]
     pub(crate) ssh: BTreeMap<String, String>,
     /// Folders outputs are written into, by their numbers.

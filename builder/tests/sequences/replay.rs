@@ -12,6 +12,7 @@ use regex::Regex;
 use session::provider::Place;
 use session::{LocalOptions, SecretSource, SshSource};
 use std::collections::BTreeMap;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use tokio::task::JoinHandle;
 use toml::Value;
@@ -49,6 +50,10 @@ pub(crate) async fn replay(text: &str) -> Option<&'static str> {
     let mut daemon = Daemon::start(place);
     let client = daemon.client().await;
     let mut sessions = Vec::new();
+    let agents = sequence.session.iter().flat_map(|offer| offer.ssh.values());
+    let _listening: Vec<UnixListener> = agents
+        .map(|path| UnixListener::bind(place.join(path)).expect("bound"))
+        .collect();
     for offer in &sequence.session {
         sessions.push(open(&client, place, offer).await);
     }

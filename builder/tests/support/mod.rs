@@ -60,8 +60,18 @@ impl Daemon {
 
     /// Asks it to end, in order; answers whether it did well.
     pub(crate) fn end(&mut self) -> bool {
+        self.terminate();
+        self.wait()
+    }
+
+    /// Asks it to end.
+    pub(crate) fn terminate(&self) {
         let pid = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("it runs");
+    }
+
+    /// Waits for its end; answers whether it ended well.
+    pub(crate) fn wait(&mut self) -> bool {
         self.child.wait().expect("it ends").success()
     }
 

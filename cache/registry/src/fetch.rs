@@ -23,6 +23,7 @@ use reqwest::header::RANGE;
 use reqwest::{Method, Response, StatusCode};
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncRead, ReadBuf};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::Registry;
 use crate::error::RegistryError;
@@ -85,24 +86,36 @@ struct Blob {
 
 impl Blob {
     async fn parts(self) -> Result<Parts, RegistryError> {
+        let place = self.place().await;
         if self.size <= LARGE {
             let answer = self.get(0, None).await?;
-            return Ok(self.whole(answer));
+            return Ok(self.whole(answer, place));
         }
         let answer = self.get(0, Some(RANGE_BYTES - 1)).await?;
         if answer.status() != StatusCode::PARTIAL_CONTENT {
-            return Ok(self.whole(answer));
+            return Ok(self.whole(answer, place));
         }
         let first = self.clone().range(0, RANGE_BYTES - 1, Some(answer)).await?;
+        drop(place);
         let starts = (RANGE_BYTES..self.size).step_by(RANGE_BYTES as usize);
         let size = self.size;
         let rest = stream::iter(starts)
             .map(move |start| {
-                self.clone()
-                    .range(start, (start + RANGE_BYTES).min(size) - 1, None)
+                let blob = self.clone();
+                async move {
+                    let _place = blob.place().await;
+                    blob.clone()
+                        .range(start, (start + RANGE_BYTES).min(size) - 1, None)
+                        .await
+                }
             })
             .buffered(RANGES_AT_ONCE);
         Ok(stream::once(async { Ok(first) }).chain(rest).boxed())
+    }
+
+    /// Waits until its host may be asked for one more.
+    async fn place(&self) -> Option<OwnedSemaphorePermit> {
+        self.registry.inner.hosts.transfer(&self.endpoint.host).await
     }
 
     fn ask(&self) -> Ask<'_> {
@@ -189,8 +202,10 @@ impl Blob {
     }
 
     /// The whole blob as one stream, taken up again where it broke off.
-    fn whole(self, answer: Response) -> Parts {
+    fn whole(self, answer: Response, place: Option<OwnedSemaphorePermit>) -> Parts {
         struct State {
+            /// Until the end, or until nobody reads on.
+            _place: Option<OwnedSemaphorePermit>,
             blob: Blob,
             stream: BoxStream<'static, reqwest::Result<Bytes>>,
             read: u64,
@@ -198,6 +213,7 @@ impl Blob {
         }
         let stream = answer.bytes_stream().boxed();
         let state = State {
+            _place: place,
             blob: self,
             stream,
             read: 0,

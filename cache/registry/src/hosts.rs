@@ -11,11 +11,12 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use parking_lot::Mutex;
 use reqwest::Client;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::{RegistryError, chain};
 
@@ -39,6 +40,9 @@ pub struct HostConfig {
 pub struct HostsConfig {
     /// By registry, as in a reference: `docker.io`, `localhost:5000`.
     pub hosts: BTreeMap<String, HostConfig>,
+    /// Blobs, or parts of them, that come from one host at once; without limit if it is not said. What is sent is not
+    /// counted: a layer may be fetched while it is sent on, and would wait for itself.
+    pub parallelism: Option<usize>,
 }
 
 /// One machine that answers for a registry.
@@ -69,6 +73,8 @@ pub(crate) struct Hosts {
     special: Mutex<HashMap<String, Client>>,
     /// Loopback hosts that were found to speak plain HTTP.
     found_plain: Mutex<HashMap<String, bool>>,
+    /// By host.
+    transfers: Mutex<HashMap<String, Arc<Semaphore>>>,
 }
 
 fn builder() -> reqwest::ClientBuilder {
@@ -94,6 +100,7 @@ impl Hosts {
             default: OnceLock::new(),
             special: Mutex::default(),
             found_plain: Mutex::default(),
+            transfers: Mutex::default(),
             config,
         };
         for (name, config) in &hosts.config.hosts {
@@ -102,6 +109,20 @@ impl Hosts {
             }
         }
         Ok(hosts)
+    }
+
+    /// Waits until one more transfer may come from `host`; it has its place until the answer is dropped.
+    pub(crate) async fn transfer(&self, host: &str) -> Option<OwnedSemaphorePermit> {
+        let most = self.config.parallelism?;
+        let places = {
+            let mut transfers = self.transfers.lock();
+            let places = transfers.entry(host.to_owned());
+            places
+                .or_insert_with(|| Arc::new(Semaphore::new(most.clamp(1, 1 << 20))))
+                .clone()
+        };
+        // Never closed.
+        places.acquire_owned().await.ok()
     }
 
     fn default_client(&self) -> Result<Client, RegistryError> {
@@ -290,6 +311,30 @@ mod tests {
                 "https://x.example/v2/y/library/a/tags",
                 "https://registry-1.docker.io/v2/library/a/tags",
             ]
+        );
+    }
+
+    #[tokio::test]
+    async fn no_more_come_from_a_host_than_may() {
+        use futures_util::FutureExt;
+        let hosts = Hosts::new(HostsConfig {
+            parallelism: Some(1),
+            ..HostsConfig::default()
+        });
+        let hosts = hosts.expect("valid");
+        let first = hosts.transfer("a").await;
+        assert!(first.is_some());
+        assert!(
+            hosts.transfer("b").now_or_never().flatten().is_some(),
+            "each host has its own"
+        );
+        assert!(hosts.transfer("a").now_or_never().is_none(), "it waits");
+        drop(first);
+        assert!(hosts.transfer("a").now_or_never().flatten().is_some());
+        let hosts = Hosts::new(HostsConfig::default()).expect("valid");
+        assert!(
+            hosts.transfer("a").now_or_never().is_some(),
+            "without a limit nothing waits"
         );
     }
 }

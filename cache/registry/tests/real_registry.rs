@@ -216,7 +216,14 @@ fn plain(address: &str) -> Registry {
         ..registry::HostConfig::default()
     };
     let hosts = [(address.to_owned(), config)].into();
-    Registry::new(HostsConfig { hosts }, Arc::new(NoCredentials)).expect("a client")
+    Registry::new(
+        HostsConfig {
+            hosts,
+            ..HostsConfig::default()
+        },
+        Arc::new(NoCredentials),
+    )
+    .expect("a client")
 }
 
 fn answer(status: &str, headers: &str, length: usize, body: &[u8]) -> Vec<u8> {
@@ -371,7 +378,14 @@ async fn a_challenge_is_met_with_a_token_that_is_used_again_and_goes_nowhere_els
         username: "me".into(),
         secret,
     };
-    let registry = Registry::new(HostsConfig { hosts }, Arc::new(Known(credential))).expect("a client");
+    let registry = Registry::new(
+        HostsConfig {
+            hosts,
+            ..HostsConfig::default()
+        },
+        Arc::new(Known(credential)),
+    )
+    .expect("a client");
     let name = reference(&address, "a/b:t");
     registry.resolve(&name).await.expect("the token opens it");
     let reader = registry
@@ -426,7 +440,14 @@ async fn an_identity_token_is_exchanged_by_post() {
     };
     let hosts = [(address.clone(), config)].into();
     let credential = registry::Credential::IdentityToken(registry::Password::new("refresh"));
-    let registry = Registry::new(HostsConfig { hosts }, Arc::new(Known(credential))).expect("a client");
+    let registry = Registry::new(
+        HostsConfig {
+            hosts,
+            ..HostsConfig::default()
+        },
+        Arc::new(Known(credential)),
+    )
+    .expect("a client");
     registry
         .resolve(&reference(&address, "a/b:t"))
         .await

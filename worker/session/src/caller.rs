@@ -200,6 +200,12 @@ pub trait Caller: Send + Sync + fmt::Debug {
         false
     }
 
+    /// Another client by the name of its session: builds may be given files of a session that several share. `None` where
+    /// this end knows no other, or none of that name comes in time.
+    async fn other(&self, _session: &str) -> Option<Arc<dyn Caller>> {
+        None
+    }
+
     /// A directory by its name in the build (`context`, `dockerfile`, a named context), there to be read when this returns.
     async fn local_dir(&self, request: &LocalRequest, meter: Meter)
     -> Result<Option<LocalDir>, SessionError>;

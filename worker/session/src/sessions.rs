@@ -239,6 +239,14 @@ impl Caller for LateCaller {
         self.was_asked.load(Ordering::Relaxed) && !self.sessions.is_open(self.id.as_str())
     }
 
+    async fn other(&self, session: &str) -> Option<Arc<dyn Caller>> {
+        if session == self.id.as_str() {
+            return None;
+        }
+        let found = self.sessions.get(session).await.ok()?;
+        Some(found)
+    }
+
     async fn local_dir(
         &self,
         request: &LocalRequest,

@@ -103,6 +103,8 @@ pub(super) struct Device {
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
     pub(super) devices: BTreeMap<String, Device>,
+    /// Names and kinds of those that need no leave.
+    pub(super) free: BTreeSet<String>,
     pub(super) faults: Vec<String>,
 }
 
@@ -114,6 +116,13 @@ impl Registry {
             registry.read_directory(directory);
         }
         registry
+    }
+
+    /// The same where these devices, or kinds of them, may be used by every build.
+    #[must_use]
+    pub(crate) fn with_free(mut self, names: &[String]) -> Registry {
+        self.free.extend(names.iter().cloned());
+        self
     }
 
     fn read_directory(&mut self, directory: &Path) {

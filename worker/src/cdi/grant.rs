@@ -111,9 +111,9 @@ pub struct KnownDevice {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// All that are described in these directories, by name. Blocks.
-pub(crate) fn known(directories: &[PathBuf]) -> Vec<KnownDevice> {
-    let registry = Registry::read(directories);
+/// All that are described in these directories, by name; `free` are names and kinds that need no leave. Blocks.
+pub(crate) fn known(directories: &[PathBuf], free: &[String]) -> Vec<KnownDevice> {
+    let registry = Registry::read(directories).with_free(free);
     let told = |(name, device): (&String, &Device)| KnownDevice {
         name: name.clone(),
         allows_itself: allows_itself(name, &registry),
@@ -123,6 +123,10 @@ pub(crate) fn known(directories: &[PathBuf]) -> Vec<KnownDevice> {
 }
 
 fn allows_itself(name: &str, registry: &Registry) -> bool {
+    let kind = name.split_once('=').map_or(name, |(kind, _)| kind);
+    if registry.free.contains(name) || registry.free.contains(kind) {
+        return true;
+    }
     let device = registry.devices.get(name);
     let word = device.and_then(|device| device.annotations.get(AUTO_ALLOW));
     word.is_some_and(|word| matches!(word.as_str(), "1" | "t" | "T" | "true" | "TRUE" | "True"))

@@ -58,6 +58,25 @@ fn edited(registry: &Registry, grants: &[&str], wanted: &[&str]) -> Result<Spec,
 }
 
 #[test]
+fn devices_an_administrator_leaves_to_all() {
+    let folder = folder(&[("first.yaml", FIRST)]);
+    let read = |free: &[&str]| {
+        let free: Vec<String> = free.iter().map(|name| (*name).to_owned()).collect();
+        Registry::read(&[folder.path().to_owned()]).with_free(&free)
+    };
+    for (free, is_allowed) in [
+        (&[][..], false),
+        (&["vendor.com/device=b"], false),
+        (&["vendor.com/other"], false),
+        (&["vendor.com/device=a"], true),
+        (&["vendor.com/device"], true),
+    ] {
+        let spec = edited(&read(free), &[], &["vendor.com/device=a"]);
+        assert_eq!(spec.is_ok(), is_allowed, "{free:?}");
+    }
+}
+
+#[test]
 fn names_mean_devices_and_must_be_allowed() {
     let folder = folder(&[("one/first.yaml", FIRST), ("one/readme.txt", "not for us")]);
     let registry = Registry::read(&[folder.path().join("missing"), folder.path().join("one")]);

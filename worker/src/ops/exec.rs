@@ -74,7 +74,8 @@ impl ExecRun {
         let directories = self.worker.options.cdi_directories.clone();
         let registry = tokio::task::spawn_blocking(move || cdi::Registry::read(&directories))
             .await
-            .map_err(|_| OpError::canceled())?;
+            .map_err(|_| OpError::canceled())?
+            .with_free(&self.worker.options.cdi_auto_allowed);
         cdi::apply(spec, wanted, &registry, session.devices()).map_err(OpError::user)
     }
 

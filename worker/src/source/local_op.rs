@@ -19,6 +19,8 @@ use std::{
 pub(crate) struct LocalSource {
     worker: Arc<Worker>,
     request: LocalRequest,
+    /// Whose files; empty means the build's own client.
+    session: String,
     key: String,
 }
 
@@ -58,7 +60,12 @@ impl LocalSource {
         let session = op.attr(attr::LOCAL_SESSION).unwrap_or_default();
         let unique = op.attr(attr::LOCAL_UNIQUE).unwrap_or_default();
         let key = format!("local\0{session}\0{unique}\0{}\0{request:?}", op.identifier);
-        Ok(LocalSource { worker, request, key })
+        Ok(LocalSource {
+            worker,
+            request,
+            session: session.to_owned(),
+            key,
+        })
     }
 }
 
@@ -87,7 +94,13 @@ fn stays(folder: &session::LocalDir) -> &Path {
 impl Op<ImmutableRef> for LocalSource {
     async fn cache_map(&self, ctx: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
         let scope = Session::of(ctx)?;
-        let digest = Digest::of(format!("{}\0{}", scope.caller().id(), self.key).as_bytes());
+        let own = scope.caller().id().to_string();
+        let session = if self.session.is_empty() {
+            &own
+        } else {
+            &self.session
+        };
+        let digest = Digest::of(format!("{session}\0{}", self.key).as_bytes());
         Ok((
             CacheMap {
                 digest,
@@ -123,7 +136,15 @@ impl Op<ImmutableRef> for LocalSource {
             *total += bytes;
             activity.set(*total, 0);
         };
-        let asked = scope.caller().local_dir(&self.request, Arc::new(count));
+        let asked = async {
+            // Targets that are baked together share one session for their files. One that is gone is like none named.
+            let named = match self.session.as_str() {
+                "" => None,
+                session => scope.caller().other(session).await,
+            };
+            let caller = named.as_ref().unwrap_or(scope.caller());
+            caller.local_dir(&self.request, Arc::new(count)).await
+        };
         let folder = ctx
             .unless_canceled(asked)
             .await?

@@ -11,7 +11,7 @@
 //! | | keys |
 //! |---|---|
 //! | works | `root` `provenanceEnvDir` `insecure-entitlements` `debug` `trace` `log.*` `grpc.{address,debugAddress,uid,gid,tls.*}` `cdi.*` `dns.*` `history.*` `registry.*` `frontend.*`, `worker.oci.{enabled,labels,platforms,gc,gckeepstorage,reservedSpace,maxUsedSpace,minFreeSpace,gcpolicy,binary,max-parallelism,defaultCgroupParent,networkMode}` |
-//! | refused when it asks for something | `proxyNetwork`, `worker.oci.{enabled=false,apparmor-profile,selinux,userRemapUnsupported,proxySnapshotterPath}`, `networkMode = "cni"`, `cdi.autoAllowed` |
+//! | refused when it asks for something | `proxyNetwork`, `worker.oci.{enabled=false,apparmor-profile,selinux,userRemapUnsupported,proxySnapshotterPath}`, `networkMode = "cni"` |
 //! | warned about | what is done otherwise here: `worker.containerd`, `cache.gha`, `otel`, `system`, CNI, snapshotters, `noProcessSandbox` |
 mod section;
 mod sizes;
@@ -55,6 +55,8 @@ pub struct DaemonFile {
     pub history: History,
     /// Which frontends there are.
     pub frontends: Frontends,
+    /// `[system] maxRegistryConcurrency`: transfers from one registry at once.
+    pub registry_parallelism: Option<usize>,
 }
 
 /// `[log]`
@@ -92,6 +94,8 @@ pub struct Cdi {
     pub disabled: Option<bool>,
     /// Where devices are described.
     pub spec_dirs: Option<Vec<PathBuf>>,
+    /// Devices, or kinds of them, that every build may use.
+    pub auto_allowed: Vec<String>,
 }
 
 /// `[dns]`
@@ -271,10 +275,9 @@ fn read(mut top: Section<'_, '_>) -> DaemonFile {
             "platformsCacheMaxAge",
             "platforms are looked at with every build here",
         );
-        section.warn(
-            "maxRegistryConcurrency",
-            "connections to a registry are not limited here",
-        );
+        file.registry_parallelism = section
+            .count::<usize>("maxRegistryConcurrency")
+            .filter(|most| *most > 0);
         section.finish();
     }
     top.warn("cache", "there is no cache of GitHub Actions here");
@@ -315,12 +318,8 @@ fn cdi(mut section: Section<'_, '_>) -> Cdi {
     let cdi = Cdi {
         disabled: section.bool("disabled"),
         spec_dirs: section.paths("specDirs").filter(|dirs| !dirs.is_empty()),
+        auto_allowed: section.texts("autoAllowed").unwrap_or_default(),
     };
-    section.refuse(
-        "autoAllowed",
-        asks,
-        "say org.mobyproject.buildkit.device.autoallow in the device's description instead",
-    );
     section.finish();
     cdi
 }

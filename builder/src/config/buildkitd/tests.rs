@@ -127,10 +127,6 @@ fn keys_without_effect_are_named_with_their_place() {
             "[worker.containerd]\nenabled = true",
             "worker.containerd.enabled: there is no containerd",
         ),
-        (
-            "[system]\nmaxRegistryConcurrency = 4",
-            "system.maxRegistryConcurrency: ",
-        ),
         ("[ghacache.sign]\ncmd = \"x\"", "ghacache: there is no cache"),
         (
             "[registry.\"a\"]\nmiror = []",
@@ -274,4 +270,15 @@ fn a_file_that_was_named_must_be_there() {
     let environment = Environment::of(&[("HOME", "/nonexistent")]);
     assert!(DaemonFile::load(None, &environment).is_ok());
     assert!(DaemonFile::load(Some(Path::new("/nonexistent/b.toml")), &environment).is_err());
+}
+
+#[test]
+fn limits_of_registries_and_devices_that_need_no_leave() {
+    let text = "[system]\nmaxRegistryConcurrency = 4\n[cdi]\nautoAllowed = [\"vendor.com/gpu\", \"vendor.com/net=eth\"]";
+    let (file, warnings) = parse(text).expect("valid");
+    assert!(warnings.is_empty(), "{warnings:?}");
+    assert_eq!(file.registry_parallelism, Some(4));
+    assert_eq!(file.cdi.auto_allowed, ["vendor.com/gpu", "vendor.com/net=eth"]);
+    let (file, _) = parse("[system]\nmaxRegistryConcurrency = 0").expect("valid");
+    assert_eq!(file.registry_parallelism, None);
 }
