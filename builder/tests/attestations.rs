@@ -410,7 +410,7 @@ async fn claimed(
     fs::write(context.join("claim.json"), r#"{"is": "claimed"}"#).expect("written");
     fs::create_dir_all(context.join("stated")).expect("made");
     let statement = json!({
-        "_type": "https://in-toto.io/Statement/v0.1",
+        "_type": "https://in-toto.io/Statement/v1",
         "predicateType": "https://example.com/b",
         "subject": [{"name": "thing", "digest": {"sha256": "ab"}}],
         "predicate": {"z": 1, "a": 2},
@@ -688,7 +688,7 @@ fn pushed_statements_are_found_by_other_programs() {
                 .collect();
             assert_eq!(kinds, [SPDX, PROVENANCE_V1], "{door}");
             for statement in statements {
-                assert_eq!(statement["_type"], "https://in-toto.io/Statement/v0.1");
+                assert_eq!(statement["_type"], "https://in-toto.io/Statement/v1");
                 let subject = &statement["subject"][0];
                 let digest = images[number]["digest"].as_str().expect("a digest");
                 assert_eq!(subject["digest"]["sha256"], digest.trim_start_matches("sha256:"));
