@@ -367,7 +367,7 @@ async fn equal_builds_of_many_clients_run_each_step_once() {
     let dockerfile = format!("FROM scratch\nCOPY busybox /busybox\nENV PATH=/\n{step}\n");
     let context = context(folder.path(), &dockerfile);
     std::fs::copy("/bin/busybox", context.join("busybox")).expect("copied");
-    let builds = (0..8).map(|number| {
+    let builds = (0..32).map(|number| {
         let (daemon, context, folder) = (&daemon, &context, folder.path());
         async move {
             let place = directory(&folder.join(format!("out{number}")));
@@ -380,7 +380,7 @@ async fn equal_builds_of_many_clients_run_each_step_once() {
     for built in futures_util::future::join_all(builds).await {
         built.answer.expect("it builds");
     }
-    let results: std::collections::BTreeSet<_> = (0..8)
+    let results: std::collections::BTreeSet<_> = (0..32)
         .map(|number| {
             std::fs::read_to_string(folder.path().join(format!("out{number}/result"))).expect("sent")
         })

@@ -79,10 +79,9 @@ impl Control for ControlService {
         let stored = {
             let (history, id) = (history.clone(), id.clone());
             blocking(move || {
-                history
-                    .find(&id)
-                    .ok()
-                    .filter(|record| record.id == id && record.completed.is_some())
+                // Only this one: there may be thousands, and every build is asked about.
+                let found = history.exactly(&id).ok();
+                found.filter(|record| record.completed.is_some())
             })
             .await?
         };
@@ -240,15 +239,12 @@ impl Control for ControlService {
         let changes = history.changes();
         let id = asked.r#ref.clone();
         let active_only = asked.active_only;
-        let records = blocking(move || history.list())
-            .await?
-            .map_err(|error| internal(&error))?;
-        let records = query.choose(
-            records
-                .into_iter()
-                .filter(|record| id.is_empty() || record.id == id)
-                .collect(),
-        );
+        let records = blocking(move || match id.as_str() {
+            "" => history.list(),
+            id => Ok(history.exactly(id).into_iter().collect()),
+        });
+        let records = records.await?.map_err(|error| internal(&error))?;
+        let records = query.choose(records);
         let (running, ended): (Vec<_>, Vec<_>) =
             records.into_iter().partition(|record| record.completed.is_none());
         let mut first: Vec<_> = running
@@ -302,7 +298,7 @@ impl Control for ControlService {
             if asked.delete {
                 history.remove(&asked.r#ref)
             } else if asked.finalize {
-                history.find(&asked.r#ref).map(drop)
+                history.exactly(&asked.r#ref).map(drop)
             } else {
                 history
                     .change(&asked.r#ref, |record| record.is_pinned = asked.pinned)

@@ -253,25 +253,22 @@ impl History {
     /// # Errors
     /// A file cannot be read or removed.
     pub fn sweep(&self, now: Stamp) -> Result<usize, HistoryError> {
-        let mut ended: Vec<Record> = self.list()?;
-        ended.retain(|record| record.completed.is_some() && !record.is_pinned);
-        ended.sort_by_key(|record| std::cmp::Reverse(record.imported.max(record.completed)));
-        let old = |record: &&Record| {
-            let since = record.imported.or(record.completed);
-            since.is_some_and(|since| now.since(since) > self.limits.max_age)
-        };
         let mut removed = 0;
-        for record in ended.iter().skip(self.limits.max_entries).filter(old) {
-            self.remove(&record.id)?;
+        for id in self.over_limits(now)? {
+            self.remove(&id)?;
             removed += 1;
         }
-        let kept = self.attachments()?;
-        for path in self.files("blobs")? {
-            let digest = path
-                .file_name()
-                .and_then(|name| Digest::parse(&format!("sha256:{}", name.to_string_lossy())).ok());
-            if !digest.is_some_and(|digest| kept.contains(&digest)) && !is_young(&path, now) {
-                let _ = fs::remove_file(&path);
+        let mut blobs = self.files("blobs")?;
+        blobs.retain(|path| !is_young(path, now));
+        if !blobs.is_empty() {
+            let kept = self.attachments()?;
+            for path in blobs {
+                let digest = path
+                    .file_name()
+                    .and_then(|name| Digest::parse(&format!("sha256:{}", name.to_string_lossy())).ok());
+                if !digest.is_some_and(|digest| kept.contains(&digest)) {
+                    let _ = fs::remove_file(&path);
+                }
             }
         }
         // Of bundles whose readers were killed.
@@ -281,6 +278,28 @@ impl History {
             }
         }
         Ok(removed)
+    }
+
+    /// The records that go. None is read while all are young, and of what is read only a line is held: there may be many.
+    fn over_limits(&self, now: Stamp) -> Result<Vec<String>, HistoryError> {
+        let places = self.files("records")?;
+        let max_age = self.limits.max_age;
+        if places.len() <= self.limits.max_entries || places.iter().all(|path| is_younger(path, now, max_age))
+        {
+            return Ok(Vec::new());
+        }
+        let mut ended: Vec<_> = places
+            .iter()
+            .filter_map(|path| {
+                let record = read_record(path).filter(|record| !record.is_pinned)?;
+                let since = record.imported.or(record.completed)?;
+                Some((record.imported.max(record.completed), since, record.id))
+            })
+            .collect();
+        ended.sort_by_key(|(place, ..)| std::cmp::Reverse(*place));
+        let old = ended.into_iter().skip(self.limits.max_entries);
+        let old = old.filter(|(_, since, _)| now.since(*since) > max_age);
+        Ok(old.map(|(.., id)| id).collect())
     }
 
     /// As [`History::sweep`], but only where there are so many records that it may be worth looking at them.
@@ -382,7 +401,11 @@ impl History {
             .map_err(|source| file("open the log", &path, source))
     }
 
-    fn exactly(&self, id: &str) -> Result<Record, HistoryError> {
+    /// The record of exactly this id; no other is read.
+    ///
+    /// # Errors
+    /// [`HistoryError::Unknown`].
+    pub fn exactly(&self, id: &str) -> Result<Record, HistoryError> {
         let record = read_record(&self.record(id)).or_else(|| self.running_record(&self.running(id).0));
         record.ok_or_else(|| HistoryError::Unknown(id.into()))
     }
@@ -444,12 +467,17 @@ impl History {
     }
 
     fn attachments(&self) -> Result<BTreeSet<Digest>, HistoryError> {
-        let records = self.list()?;
-        Ok(records
+        let running = self.files("running")?;
+        let running = running
             .iter()
-            .flat_map(Record::attachments)
-            .map(|blob| blob.digest)
-            .collect())
+            .filter(|path| path.extension().is_some_and(|ending| ending == "json"))
+            .filter_map(|path| self.running_record(path));
+        let mut kept = BTreeSet::new();
+        // One after the other: there may be many.
+        for record in running.chain(self.files("records")?.iter().filter_map(|path| read_record(path))) {
+            kept.extend(record.attachments().map(|blob| blob.digest));
+        }
+        Ok(kept)
     }
 
     fn files(&self, part: &str) -> Result<Vec<PathBuf>, HistoryError> {
@@ -566,8 +594,13 @@ fn read_record(path: &Path) -> Option<Record> {
 
 /// Whether somebody may be about to name it.
 fn is_young(path: &Path, now: Stamp) -> bool {
+    is_younger(path, now, ORPHAN_AGE)
+}
+
+/// Whether a file was changed less than so long ago.
+fn is_younger(path: &Path, now: Stamp, age: Duration) -> bool {
     let changed = fs::metadata(path).and_then(|data| data.modified());
-    changed.is_ok_and(|time| now.since(time.into()) < ORPHAN_AGE)
+    changed.is_ok_and(|time| now.since(time.into()) < age)
 }
 
 /// Makes a file young, if it is there.

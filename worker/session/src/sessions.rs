@@ -79,7 +79,9 @@ impl Sessions {
     /// Whether the session of an id is open.
     fn is_open(&self, id: &str) -> bool {
         let id = id.rsplit(':').next().unwrap_or(id);
-        self.open.lock().contains_key(id)
+        let open = self.open.lock();
+        // Calls know of its end before whoever served it has put it away.
+        open.get(id).is_some_and(|caller| !caller.ended().is_cancelled())
     }
 
     /// Contexts that are kept.
