@@ -18,7 +18,7 @@ use registry::{HostsConfig, NoCredentials, Registry};
 use session::{LocalCaller, LocalOptions, SessionId};
 use solver::{OpContext, OpError, Ops, progress::VertexInfo};
 use tree::RootPath;
-use worker::{Entitlements, Options, Session, Worker};
+use worker::{Algorithm, Entitlements, Options, Session, Worker};
 
 /// Serves files of a directory; counts requests.
 struct Server {
@@ -93,6 +93,7 @@ impl Fixture {
     fn context(&self) -> OpContext {
         let options = LocalOptions {
             uploads: BTreeMap::from([("one".to_owned(), Box::new(&b"uploaded"[..]) as session::Upload)]),
+            oci_layouts: BTreeMap::from([("lay".to_owned(), self.folder.path().join("layout"))]),
             ..LocalOptions::default()
         };
         let caller = Arc::new(LocalCaller::new(SessionId::new("test"), options));
@@ -343,4 +344,172 @@ async fn a_commit_is_found_fetched_and_keyed() {
         let error = fixture.get(identifier, attrs).await.expect_err(identifier);
         assert!(error.to_string().contains(wanted), "{identifier}: {error}");
     }
+}
+
+#[tokio::test]
+async fn checksums_of_other_kinds_are_checked() {
+    let fixture = fixture();
+    let files = fixture.folder.path().join("files");
+    std::fs::create_dir(&files).expect("made");
+    std::fs::write(files.join("a"), "contents").expect("written");
+    let server = serve(&files);
+    let url = format!("{}/a", server.at);
+    for algorithm in [Algorithm::Sha384, Algorithm::Sha512] {
+        let right = algorithm.sum(&b"contents"[..], b"").expect("read").to_string();
+        let attrs = [(attr::HTTP_CHECKSUM, right.as_str()), (attr::HTTP_FILENAME, "a")];
+        let (key, made) = fixture.get(&url, &attrs).await.expect("fetched");
+        assert!(key.contains(&right), "{key}");
+        assert_eq!(listed(&made).await, ["a 600 0.0 =contents"]);
+        let wrong = algorithm.sum(&b"other"[..], b"").expect("read").to_string();
+        let attrs = [(attr::HTTP_CHECKSUM, wrong.as_str())];
+        let error = fixture.get(&url, &attrs).await.expect_err("another file");
+        assert!(error.to_string().contains("digest mismatch"), "{error}");
+        assert!(error.to_string().contains(&right), "{error}");
+    }
+}
+
+/// Puts what a registry answers where [`serve`] finds it; its digest.
+fn put(folder: &Path, kind: &str, contents: &[u8]) -> oci::Digest {
+    let digest = oci::Digest::of(contents);
+    let place = folder.join("v2/app").join(kind);
+    std::fs::create_dir_all(&place).expect("made");
+    std::fs::write(place.join(digest.to_string()), contents).expect("written");
+    digest
+}
+
+#[tokio::test]
+async fn blobs_become_files_and_are_keyed_by_their_digest() {
+    let fixture = fixture();
+    let files = fixture.folder.path().join("files");
+    let digest = put(&files, "blobs", b"a blob");
+    let manifest = put(&files, "manifests", br#"{"schemaVersion":2,"manifests":[]}"#);
+    let server = serve(&files);
+    let host = server.at.trim_start_matches("http://");
+    let named = format!("docker-image+blob://{host}/app@{digest}");
+    let attrs = [
+        (attr::HTTP_FILENAME, "../x/got"),
+        (attr::HTTP_PERM, "0640"),
+        (attr::HTTP_UID, "7"),
+        (attr::HTTP_GID, "8"),
+    ];
+    let (key, made) = fixture.get(&named, &attrs).await.expect("fetched");
+    assert_eq!(listed(&made).await, ["got 640 7.8 =a blob"]);
+    let expected = format!(r#"{{"Digest":"{digest}","Filename":"got","Perm":416,"UID":7,"GID":8}}"#);
+    assert_eq!(key, expected);
+    let asked = server.gets.load(Ordering::SeqCst);
+    let (_, made) = fixture.get(&named, &[]).await.expect("kept");
+    assert_eq!(listed(&made).await, [format!("{} 600 0.0 =a blob", digest.hex())]);
+    assert_eq!(
+        server.gets.load(Ordering::SeqCst),
+        asked,
+        "what is here is not fetched"
+    );
+    // A manifest is one too.
+    let named = format!("docker-image+blob://{host}/app@{manifest}");
+    fixture.get(&named, &[]).await.expect("fetched");
+    // Of a layout of the client.
+    let digest = oci::Digest::of(b"of a layout");
+    let blobs = fixture.folder.path().join("layout/blobs/sha256");
+    std::fs::create_dir_all(&blobs).expect("made");
+    std::fs::write(blobs.join(digest.hex()), "of a layout").expect("written");
+    let named = format!("oci-layout+blob://any/name@{digest}");
+    let attrs = [(attr::OCI_LAYOUT_STORE, "lay"), (attr::HTTP_FILENAME, "f")];
+    let (_, made) = fixture.get(&named, &attrs).await.expect("read");
+    assert_eq!(listed(&made).await, ["f 600 0.0 =of a layout"]);
+    let none = oci::Digest::of(b"none");
+    let wrong = [
+        (format!("docker-image+blob://{host}/app:tag"), "names no digest"),
+        (format!("docker-image+blob://{host}/app@{none}"), "not found"),
+        (format!("oci-layout+blob://any/name@{none}"), "requires store id"),
+    ];
+    for (named, text) in wrong {
+        let error = fixture.get(&named, &[]).await.expect_err("it is none");
+        assert!(error.to_string().contains(text), "{named}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn attestations_of_an_image_are_found_with_their_signature() {
+    let fixture = fixture();
+    let files = fixture.folder.path().join("files");
+    let manifest = "application/vnd.oci.image.manifest.v1+json";
+    let bundle = "application/vnd.dev.sigstore.bundle.v0.3+json";
+    let about = |digest: &oci::Digest, size: usize, kind: &str| serde_json::json!({"mediaType": kind, "digest": digest.to_string(), "size": size});
+    let made = |kind: &str, layers: serde_json::Value| {
+        let config = put(&files, "blobs", b"{}");
+        let value = serde_json::json!({
+            "schemaVersion": 2, "mediaType": manifest, "artifactType": kind,
+            "config": about(&config, 2, "application/vnd.oci.empty.v1+json"), "layers": layers,
+        });
+        let bytes = value.to_string().into_bytes();
+        (put(&files, "manifests", &bytes), bytes.len())
+    };
+    let statement = |text: &[u8], predicate: &str| {
+        let digest = put(&files, "blobs", text);
+        let mut layer = about(&digest, text.len(), "application/vnd.in-toto+json");
+        layer["annotations"] = serde_json::json!({"in-toto.io/predicate-type": predicate});
+        (digest, layer)
+    };
+    let (image, image_size) = made("image", serde_json::json!([]));
+    let (wanted, one) = statement(b"how it was made", "how");
+    let (_, other) = statement(b"what is in it", "what");
+    let (attestation, attestation_size) = made("attestation", serde_json::json!([one, other]));
+    let signed = put(&files, "blobs", b"signed");
+    let (signature, signature_size) = made("signature", serde_json::json!([about(&signed, 6, bundle)]));
+    let entry = |digest: &oci::Digest, size: usize, platform: serde_json::Value| {
+        let mut entry = about(digest, size, manifest);
+        entry["platform"] = platform;
+        entry
+    };
+    let amd64 = serde_json::json!({"os": "linux", "architecture": "amd64"});
+    let nobody = serde_json::json!({"os": "unknown", "architecture": "unknown"});
+    let mut attests = entry(&attestation, attestation_size, nobody);
+    attests["annotations"] = serde_json::json!({
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": image.to_string(),
+    });
+    let index = |manifests: serde_json::Value| {
+        let kind = "application/vnd.oci.image.index.v1+json";
+        serde_json::json!({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).to_string()
+    };
+    let root = put(
+        &files,
+        "manifests",
+        index(serde_json::json!([entry(&image, image_size, amd64), attests])).as_bytes(),
+    );
+    // A registry without a list of referrers keeps it under a tag.
+    let mut refers = about(&signature, signature_size, manifest);
+    refers["artifactType"] = bundle.into();
+    let list = index(serde_json::json!([refers]));
+    std::fs::write(
+        files.join(format!("v2/app/manifests/sha256-{}", attestation.hex())),
+        list,
+    )
+    .expect("written");
+    let server = serve(&files);
+    let host = server.at.trim_start_matches("http://");
+    let reference = oci::Reference::parse_normalized(&format!("{host}/app@{root}")).expect("a reference");
+    let ctx = fixture.context();
+    let session = Session::of(&ctx).expect("it has one");
+    let ask = async |platform: &str| {
+        let platform = oci::Platform::new("linux", platform);
+        let (mode, wanted) = (worker::ResolveMode::Default, ["how".to_owned()]);
+        let worker = &fixture.worker;
+        worker
+            .attestation_chain(&session, &reference, &platform, mode, &wanted, &ctx.progress)
+            .await
+    };
+    let chain = ask("amd64").await.expect("found").expect("it is an index");
+    assert_eq!((chain.root, chain.image), (root, image));
+    assert_eq!(
+        (chain.attestation, chain.signatures),
+        (Some(attestation), vec![signature])
+    );
+    let told: Vec<_> = chain.blobs.keys().copied().collect();
+    let mut expected = vec![root, attestation, signature, signed, wanted];
+    expected.sort_unstable();
+    assert_eq!(told, expected);
+    assert_eq!(chain.blobs[&signed].1, b"signed");
+    let error = ask("riscv64").await.expect_err("there is none");
+    assert!(error.to_string().contains("riscv64"), "{error}");
 }

@@ -6,6 +6,7 @@
 //!
 //! Refs are solved when something needs them; they are held until the build ends.
 use super::builds::Build;
+use super::caps;
 use super::claims::{self, FrontendClaim};
 use super::container_files;
 use super::containers;
@@ -48,47 +49,6 @@ const PATIENCE: Duration = Duration::from_secs(3);
 pub(super) const MAX_READ: u64 = 15 << 20;
 /// The most entries of one directory that are answered.
 const MAX_ENTRIES: usize = 100_000;
-/// What a frontend may ask of this daemon.
-const FRONTEND_CAPS: &[&str] = &[
-    "frontend.caps",
-    "frontend.inputs",
-    "gateway.evaluate",
-    "gateway.exec",
-    "gateway.exec.extrahosts",
-    "gateway.exec.filesystem",
-    "gateway.exec.secretenv",
-    "gateway.exec.signals",
-    "gateway.solve.evaluate",
-    "gateway.solve.metadata",
-    "gateway.warnings",
-    "importcaches",
-    "proto.refarray",
-    "readdir",
-    "readfile",
-    "reference.attestations",
-    "reference.output",
-    "resolveimage",
-    "resolveimage.resolvemode",
-    "return",
-    "returnmap",
-    "solve.base",
-    "source.metaresolver",
-    "source.metaresolver.http.checksumrequest",
-    "source.metaresolver.image.attestations",
-    "statfile",
-];
-/// What this daemon's outputs can do, beside the ops of a definition.
-const OUTPUT_CAPS: &[&str] = &[
-    "exporter.image.annotations",
-    "exporter.image.attestations",
-    "exporter.multiple",
-    "exporter.sourcedateepoch",
-    "gc.freespacefilter",
-    "history.filter",
-    "source.policy",
-    "source.policy.session",
-];
-
 /// The service.
 pub(super) struct GatewayService {
     pub(super) runner: Arc<Runner>,
@@ -117,6 +77,14 @@ impl GatewayService {
     /// Whose questions these are.
     fn scope<'a>(&'a self, build: &'a Build) -> &'a Arc<Scope> {
         self.guest.as_ref().map_or(&build.scope, |guest| &guest.scope)
+    }
+
+    /// Ends the frontend's part.
+    fn take_return(&self, build: &Build, answer: Result<Solved, Failure>) -> Result<(), Failure> {
+        match &self.guest {
+            Some(guest) => guest.take_return(answer),
+            None => build.take_return(answer),
+        }
     }
 
     fn asker<'a>(&'a self, build: &'a Build) -> Asker<'a> {
@@ -151,14 +119,9 @@ impl LlbBridge for GatewayService {
 
     async fn ping(&self, request: Request<PingRequest>) -> Result<Response<PongResponse>, Status> {
         self.build(request.metadata(), "Ping").await?;
-        let cap = |id: &&str| api::apicaps::ApiCap {
-            id: (*id).to_owned(),
-            enabled: true,
-            ..<_>::default()
-        };
         Ok(Response::new(PongResponse {
-            frontend_api_caps: FRONTEND_CAPS.iter().map(cap).collect(),
-            llb_caps: llb::caps::SUPPORTED.iter().chain(OUTPUT_CAPS).map(cap).collect(),
+            frontend_api_caps: caps::frontend(),
+            llb_caps: caps::definition(),
             workers: vec![self.worker.record()],
         }))
     }
@@ -168,6 +131,10 @@ impl LlbBridge for GatewayService {
         let asked = request.into_inner();
         let rules = rules(&asked.source_policies)?;
         let granted = Runner::granted(&build);
+        let last = asked
+            .r#final
+            .then(|| last_words(&asked.exporter_attr))
+            .transpose()?;
         let imports: Vec<_> = asked
             .cache_imports
             .into_iter()
@@ -218,7 +185,13 @@ impl LlbBridge for GatewayService {
             () = build.cancel.cancelled() => Err(Failure::canceled()),
             solved = work => solved,
         };
-        let result = Some(wire_result(&solved?));
+        let solved = solved?;
+        if let Some(metadata) = last {
+            let mut answer = solved.clone();
+            answer.metadata = metadata.into_iter().chain(answer.metadata).collect();
+            self.take_return(&build, Ok(answer))?;
+        }
+        let result = Some(wire_result(&solved));
         Ok(Response::new(SolveResponse {
             result,
             ..SolveResponse::default()
@@ -233,10 +206,7 @@ impl LlbBridge for GatewayService {
             (None, Some(result)) => Ok(solved_of(&build, result)?),
             (None, None) => return Err(Status::invalid_argument("neither a result nor an error")),
         };
-        match &self.guest {
-            Some(guest) => guest.take_return(answer)?,
-            None => build.take_return(answer)?,
-        }
+        self.take_return(&build, answer)?;
         Ok(Response::new(ReturnResponse {}))
     }
 
@@ -492,6 +462,20 @@ pub(super) fn platform_of(wire: llb::proto::Platform) -> Platform {
         os_version: some(wire.os_version),
         os_features: wire.os_features,
     }
+}
+
+/// What a client of the first kind says of the result with its last question: JSON of texts in base64.
+fn last_words(json: &[u8]) -> Result<BTreeMap<String, bytes::Bytes>, Status> {
+    let invalid = |error: &dyn std::fmt::Display| Status::invalid_argument(format!("ExporterAttr: {error}"));
+    if json.is_empty() {
+        return Ok(BTreeMap::new());
+    }
+    let texts: BTreeMap<String, String> = serde_json::from_slice(json).map_err(|error| invalid(&error))?;
+    let decoded = texts.into_iter().map(|(key, text)| {
+        let bytes = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text);
+        Ok((key, bytes.map_err(|error| invalid(&error))?.into()))
+    });
+    decoded.collect()
 }
 
 fn wire_result(solved: &Solved) -> WireResult {

@@ -38,6 +38,7 @@ mod records;
 mod contexts;
 mod control;
 mod image_frontend;
+mod caps; // what this daemon says it can do
 mod container_files; // looked at from outside
 mod gateway;
 mod content;

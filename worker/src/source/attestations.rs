@@ -14,6 +14,7 @@ use std::collections::BTreeMap;
 use oci::{
     Descriptor, Digest, Document, Index, MAX_MANIFEST_BYTES, Manifest, OCI_INDEX, Platform, Reference,
 };
+use registry::Registry;
 use solver::{OpError, progress::Sink};
 
 use super::image::{ImageError, Place, Reader, ResolveMode};
@@ -75,16 +76,26 @@ impl Worker {
             reference,
             from: &from,
         };
-        Ok(Some(chain(&reader, &target, platform, predicates).await?))
+        let registry = self.registry_for(session);
+        Ok(Some(
+            chain(&reader, &registry, &target, platform, predicates).await?,
+        ))
     }
 }
 
-async fn chain(
-    reader: &Reader<'_>,
+async fn chain<'a>(
+    reader: &'a Reader<'a>,
+    registry: &Registry,
     target: &Descriptor,
     platform: &Platform,
     predicates: &[String],
 ) -> Result<AttestationChain, ImageError> {
+    // What signs it need not be in the own store, even where the image is.
+    let elsewhere = Place::Registry(registry.clone());
+    let signed = Reader {
+        from: &elsewhere,
+        ..*reader
+    };
     let mut parts = Parts {
         reader,
         blobs: BTreeMap::new(),
@@ -105,20 +116,19 @@ async fn chain(
     let mut signatures = Vec::new();
     if let Some(attestation) = attestation {
         let statements = parts.manifest(attestation).await?;
-        if let Place::Registry(registry) = reader.from {
-            let mut all = registry.referrers(reader.reference, &attestation.digest).await?;
-            let rank = |entry: &Descriptor| {
-                let kind = entry.artifact_type.as_deref();
-                SIGNATURES.iter().position(|known| kind == Some(known))
-            };
-            all.retain(|entry| rank(entry).is_some());
-            if let Some(signature) = all.iter().min_by_key(|entry| rank(entry)) {
-                let layers = parts.manifest(signature).await?.layers;
-                for layer in &layers {
-                    parts.take(layer).await?;
-                }
-                signatures.push(signature.digest);
+        let mut all = referrers(reader, registry, &attestation.digest).await?;
+        let rank = |entry: &Descriptor| {
+            let kind = entry.artifact_type.as_deref();
+            SIGNATURES.iter().position(|known| kind == Some(known))
+        };
+        all.retain(|entry| rank(entry).is_some());
+        if let Some(signature) = all.iter().min_by_key(|entry| rank(entry)) {
+            parts.reader = &signed;
+            for layer in &parts.manifest(signature).await?.layers {
+                parts.take(layer).await?;
             }
+            parts.reader = reader;
+            signatures.push(signature.digest);
         }
         for layer in &statements.layers {
             let kind = layer.annotations.get(PREDICATE_TYPE);
@@ -134,6 +144,21 @@ async fn chain(
         signatures,
         blobs: parts.blobs,
     })
+}
+
+/// What refers to a manifest. An image of the own store need not be in any registry; then nobody has signed it.
+async fn referrers(
+    reader: &Reader<'_>,
+    registry: &Registry,
+    subject: &Digest,
+) -> Result<Vec<Descriptor>, ImageError> {
+    match (registry.referrers(reader.reference, subject).await, reader.from) {
+        (Err(error), Place::Store) => {
+            tracing::debug!(%error, reference = %reader.reference, "no signatures of an image of the own store");
+            Ok(Vec::new())
+        }
+        (found, _) => Ok(found?),
+    }
 }
 
 /// The image of a platform: the best that names one, else the first that names none.
