@@ -403,7 +403,10 @@ impl Cache {
         info: RecordInfo,
         hold: Option<Arc<dyn std::any::Any + Send + Sync>>,
     ) -> Result<ImmutableRef> {
-        let opened = Root::open(root).map_err(|e| CacheError::Layer(e.into()))?;
+        let mut opened = Root::open(root).map_err(|e| CacheError::Layer(e.into()))?;
+        if root.starts_with(self.received_folder()) {
+            opened = opened.kept();
+        }
         let number = self.inner.next_external.fetch_add(1, Ordering::Relaxed);
         let id = -1 - i64::try_from(number).expect("fewer contexts than that");
         let state = LayerState {
@@ -426,6 +429,12 @@ impl Cache {
             info,
             created,
         ))
+    }
+
+    /// Where a daemon keeps what clients sent: files in it are never written again once a build reads them.
+    #[must_use]
+    pub fn received_folder(&self) -> PathBuf {
+        self.inner.root.join("received")
     }
 
     /// `layers` of other refs on top of `parent`, without copying anything.

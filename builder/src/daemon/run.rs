@@ -234,8 +234,9 @@ impl Runner {
         build.job.stop().await;
         build.left.clear();
         let steps = counted.await.unwrap_or_default();
-        let has_news = steps.total > steps.cached || self.engine.cache.is_renamed();
-        if answer.is_ok() && has_news {
+        // What nobody was told a name of is made durable from time to time (`upkeep`): a power cut would cost the last
+        // minute's steps, and waiting for the disk would cost every build.
+        if answer.is_ok() && self.engine.cache.is_renamed() {
             self.make_durable().await;
         }
         build.log.close();
@@ -496,7 +497,7 @@ impl Runner {
         Ok(granted)
     }
 
-    /// One sync for all the build wrote; its answer waits for it, as it promises the result is kept.
+    /// One sync for all the build wrote; its answer waits for it, as it promises that the name is kept.
     async fn make_durable(&self) {
         let cache = self.engine.cache.clone();
         match tokio::task::spawn_blocking(move || cache.barrier()).await {

@@ -113,7 +113,7 @@ pub async fn serve(
     stop: Stop,
 ) -> Result<Served, BuildError> {
     let root = engine.cache.root().to_owned();
-    let received = Received::open(&root.join("received"))
+    let received = Received::open(&engine.cache.received_folder())
         .map_err(|error| machine("open the received contexts", error))?;
     let otlp = service.tracing.otlp.as_ref();
     let exporter = otlp.map(Exporter::start).transpose();

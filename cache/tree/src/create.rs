@@ -99,9 +99,17 @@ impl Root {
     /// # Errors
     /// The kernel's; `EXDEV` and `EMLINK` where a copy must be made instead.
     pub fn link_from(&self, other: &Root, path: &RootPath) -> Result<()> {
-        let (from, name) = other.parent_of("link from", path)?;
-        let (to, _) = self.parent_of("link", path)?;
-        rustix::fs::linkat(&from, name, &to, name, AtFlags::empty())
+        self.link_from_as(other, path, path)
+    }
+
+    /// As [`Root::link_from`], of the file `existing` of the other root.
+    ///
+    /// # Errors
+    /// As [`Root::link_from`].
+    pub fn link_from_as(&self, other: &Root, existing: &RootPath, path: &RootPath) -> Result<()> {
+        let (from, from_name) = other.parent_of("link from", existing)?;
+        let (to, to_name) = self.parent_of("link", path)?;
+        rustix::fs::linkat(&from, from_name, &to, to_name, AtFlags::empty())
             .map_err(|cause| self.error("link", path, cause))
     }
 

@@ -16,7 +16,7 @@ use std::{
     sync::Arc,
 };
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, ResolveFlags, StatxFlags};
 
 use crate::{Entry, Error, Kind, Result, RootPath, Timestamp};
 
@@ -25,6 +25,7 @@ use crate::{Entry, Error, Kind, Result, RootPath, Timestamp};
 pub struct Root {
     fd: Arc<OwnedFd>,
     path: PathBuf,
+    is_kept: bool,
 }
 
 /// What identifies one state of one inode: if all of it is unchanged, so are contents and attributes.
@@ -38,7 +39,7 @@ pub struct StatId {
     pub size: u64,
     /// Time of the last change of contents.
     pub mtime: Timestamp,
-    /// Time of the last change of contents or attributes.
+    /// Time of the last change of contents or attributes; in a root that is kept, the time it was made.
     pub ctime: Timestamp,
 }
 
@@ -121,6 +122,27 @@ pub(crate) fn metadata_of(stat: &rustix::fs::Stat) -> Metadata {
     }
 }
 
+impl Root {
+    /// What `name` in the directory `parent` is (the directory itself, for an empty name).
+    pub(crate) fn look(&self, parent: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<Metadata> {
+        let flags = match name.is_empty() {
+            true => AtFlags::EMPTY_PATH,
+            false => AtFlags::SYMLINK_NOFOLLOW,
+        };
+        let mut metadata = metadata_of(&rustix::fs::statat(parent, name, flags)?);
+        if self.is_kept {
+            let found = rustix::fs::statx(parent, name, flags, StatxFlags::BTIME)?;
+            if found.stx_mask & StatxFlags::BTIME.bits() != 0 {
+                metadata.id.ctime = Timestamp {
+                    secs: found.stx_btime.tv_sec,
+                    nanos: nanos(found.stx_btime.tv_nsec),
+                };
+            }
+        }
+        Ok(metadata)
+    }
+}
+
 /// One name of a directory, with what the listing alone says of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirItem {
@@ -154,7 +176,16 @@ impl Root {
         Ok(Root {
             fd: Arc::new(fd),
             path: path.to_path_buf(),
+            is_kept: false,
         })
+    }
+
+    /// The same directory as one in which no file is ever written again. Further names change the `ctime` of a file, and
+    /// the state of its inode does not depend on it there, but on when it was made, where the file system knows that.
+    #[must_use]
+    pub fn kept(mut self) -> Root {
+        self.is_kept = true;
+        self
     }
 
     /// The root's own path, for messages and mounts.
@@ -211,6 +242,7 @@ impl Root {
         Ok(Root {
             fd: Arc::new(fd),
             path: self.path.join(path.as_path()),
+            is_kept: self.is_kept,
         })
     }
 
@@ -253,8 +285,9 @@ impl Root {
             }
             other => other.map_err(|cause| self.error("open", path, cause))?,
         };
-        let stat = rustix::fs::fstat(&fd).map_err(|cause| self.error("stat", path, cause))?;
-        let metadata = metadata_of(&stat);
+        let metadata = self
+            .look(fd.as_fd(), b"")
+            .map_err(|cause| self.error("stat", path, cause))?;
         if metadata.kind() != Some(Kind::File) {
             return Err(Error::NotAFile {
                 root: self.path.clone(),
@@ -290,13 +323,12 @@ impl Root {
     /// The kernel's.
     pub fn metadata(&self, path: &RootPath) -> Result<Metadata> {
         if path.is_root() {
-            let stat = rustix::fs::fstat(&*self.fd).map_err(|cause| self.error("stat", path, cause))?;
-            return Ok(metadata_of(&stat));
+            let found = self.look(self.fd.as_fd(), b"");
+            return found.map_err(|cause| self.error("stat", path, cause));
         }
         let (parent, name) = self.parent_of("stat", path)?;
-        let stat = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(|cause| self.error("stat", path, cause))?;
-        Ok(metadata_of(&stat))
+        self.look(parent.as_fd(), name)
+            .map_err(|cause| self.error("stat", path, cause))
     }
 
     /// As [`Root::metadata`], with none for what does not exist.

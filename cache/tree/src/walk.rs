@@ -16,14 +16,11 @@ use std::{
 
 use rayon::prelude::*;
 use rustix::{
-    fs::{AtFlags, Mode, OFlags},
+    fs::{Mode, OFlags},
     io::Errno,
 };
 
-use crate::{
-    DirItem, Entry, Kind, Metadata, Result, Root, RootPath, StatId,
-    root::{list, metadata_of},
-};
+use crate::{DirItem, Entry, Kind, Metadata, Result, Root, RootPath, StatId, root::list};
 
 /// How many names of one directory one thread looks at before another may help.
 const STAT_CHUNK: usize = 256;
@@ -219,8 +216,8 @@ impl<F: Filter> Walker<'_, F> {
     }
 
     fn stat(&self, fd: BorrowedFd<'_>, path: &RootPath, name: &[u8]) -> Result<Option<Metadata>> {
-        match rustix::fs::statat(fd, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(Some(metadata_of(&stat))),
+        match self.root.look(fd, name) {
+            Ok(metadata) => Ok(Some(metadata)),
             Err(Errno::NOENT) => Ok(None),
             Err(cause) => Err(self.root.error("stat", path, cause)),
         }

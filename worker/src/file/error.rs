@@ -74,3 +74,9 @@ pub enum FileError {
     #[error(transparent)]
     Layer(#[from] LayerError),
 }
+
+impl From<tree::Error> for FileError {
+    fn from(cause: tree::Error) -> FileError {
+        FileError::Layer(cause.into())
+    }
+}

@@ -25,6 +25,8 @@ use tree::{Entry, Kind, RootPath, Timestamp};
 
 use super::FileError;
 
+mod linked;
+
 /// A base and the changes made to it.
 pub struct Stage {
     base: View,

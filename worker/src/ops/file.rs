@@ -196,8 +196,18 @@ impl Actions {
                 ));
             }
             Made::Stage(stage, base) => {
-                let ingest = self.cache.content().ingest().map_err(failed)?;
                 let cancelled = || self.cancel.is_cancelled();
+                let received = self.cache.received_folder();
+                if stage.is_worth_linking(&received).map_err(told)? {
+                    let made = self.cache.new_mutable(&base, self.info.clone()).map_err(failed)?;
+                    stage
+                        .link_into(&made.upper(), &received, &cancelled)
+                        .map_err(told)?;
+                    let written = made.commit().map_err(failed)?;
+                    self.made[index] = Made::Ref(written.clone());
+                    return Ok(written);
+                }
+                let ingest = self.cache.content().ingest().map_err(failed)?;
                 let (ingest, layer) = stage.write(ingest, &cancelled).map_err(told)?;
                 self.cache
                     .add_tar_layer(&base, ingest, layer, self.info.clone())

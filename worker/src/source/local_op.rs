@@ -158,6 +158,7 @@ impl Op<ImmutableRef> for LocalSource {
         std::fs::create_dir_all(&kept).map_err(OpError::environment)?;
         let mut options = ContextOptions {
             stat_cache: Some(stat_cache(self.worker.cache.root(), stays(&folder))),
+            is_kept: folder.path.starts_with(self.worker.cache.received_folder()),
             ..ContextOptions::default()
         };
         if !folder.is_filtered {

@@ -21,6 +21,8 @@ pub struct ContextOptions {
     pub exclude_patterns: Vec<String>,
     /// Paths that are wanted, with the links along them.
     pub follow_paths: Vec<String>,
+    /// Whether no file of the directory is ever written again (see [`Root::kept`]).
+    pub is_kept: bool,
     /// Where digests are kept from build to build; none to keep nothing.
     pub stat_cache: Option<PathBuf>,
 }
@@ -44,7 +46,10 @@ pub enum ContextError {
 /// # Errors
 /// [`ContextError`] of every kind. What vanishes while it is listed is left out.
 pub fn read_context(dir: &Path, options: &ContextOptions) -> Result<TreeIndex, ContextError> {
-    let root = Root::open(dir)?;
+    let mut root = Root::open(dir)?;
+    if options.is_kept {
+        root = root.kept();
+    }
     let filter = ContextFilter::of(
         &root,
         &options.include_patterns,
