@@ -67,6 +67,14 @@ pub trait Op<R>: Send + Sync {
     /// Runs, and gives one result per output.
     async fn exec(&self, ctx: &OpContext, inputs: Vec<R>) -> Result<Vec<R>, OpError>;
 
+    /// What a build says of how it is run that is no part of what it is, such as limits; its kind is between ops.
+    fn terms(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// Another build wants the same, for which `other` was made: one run serves both, by terms that suit both.
+    fn join(&self, _other: &dyn Op<R>) {}
+
     /// Whether running it is nothing but waiting for other ops. Such a one takes no turn: it would keep from running what
     /// it waits for.
     fn only_waits(&self) -> bool {

@@ -262,7 +262,12 @@ impl<R: Clone> Core<R> {
             }));
         }
         let id = match self.graph.find(&step.info.digest, &inputs, step.ignore_cache) {
-            Some(id) => id,
+            Some(id) => {
+                if let Some(node) = self.graph.get(id) {
+                    node.op.join(&*step.op);
+                }
+                id
+            }
             None => self.graph.insert(Node {
                 digest: step.info.digest,
                 op: step.op,

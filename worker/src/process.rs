@@ -106,7 +106,6 @@ pub(crate) fn sandbox_error(error: sandbox::Error) -> OpError {
 }
 
 /// Limits of the step's cgroup. They are no part of the cache key.
-/// Differs: where two builds run one step at once, the limits of the first hold, not the looser of both.
 pub(crate) fn limits(resources: &LinuxResources) -> spec::Limits {
     let above_zero = |number: u64| Some(number).filter(|number| *number > 0);
     let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());

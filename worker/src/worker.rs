@@ -12,7 +12,7 @@ use std::sync::{Arc, OnceLock, Weak};
 
 use cache::{Cache, Origin};
 use llb::op::NetMode;
-use oci::Platform;
+use oci::{Platform, Reference};
 use registry::Registry;
 use sandbox::network::{Lease, Networks};
 use sandbox::{Doorway, Exit, Process, Spec, Stdio, spec};
@@ -251,6 +251,20 @@ impl Worker {
                     .with_credentials(Arc::new(SessionCredentials::new(session.caller.clone())))
             })
             .clone()
+    }
+
+    /// The same, for a registry that was asked for as an insecure one (`registry.insecure`).
+    pub(crate) fn registry_to(
+        &self,
+        session: &Session,
+        reference: &Reference,
+        is_insecure: bool,
+    ) -> Registry {
+        let registry = self.registry_for(session);
+        match is_insecure {
+            true => registry.insecure(reference.domain()),
+            false => registry,
+        }
     }
 
     /// Remembers which session can fetch what an image is made of, as long as that session lasts.

@@ -155,14 +155,14 @@ impl CacheEntry {
     }
 
     fn registry(&self, what: &'static str) -> Result<CachePlace, EntryError> {
-        if self.flag("registry.insecure")? == Some(true) {
-            let reason = "say so for the registry in the configuration file";
-            return Err(wrong("registry.insecure", "true", reason));
-        }
+        let is_insecure = self.flag("registry.insecure")?.unwrap_or(false);
         let name = self.text(what, "ref")?;
         let reference = Reference::parse_normalized(name);
         let reference = reference.map_err(|error| wrong("ref", name, error))?;
-        Ok(CachePlace::Registry(reference.with_default_tag()))
+        Ok(CachePlace::Registry {
+            reference: reference.with_default_tag(),
+            is_insecure,
+        })
     }
 
     fn unknown(&self, what: &'static str) -> EntryError {
@@ -208,7 +208,7 @@ impl CacheEntry {
             "registry" => {
                 self.only(EXPORTER, &[&["ref", "registry.insecure"], &PACKING])?;
                 let place = self.registry(EXPORTER)?;
-                if let CachePlace::Registry(reference) = &place
+                if let CachePlace::Registry { reference, .. } = &place
                     && let Some(digest) = reference.digest()
                 {
                     let reason = "what is to be exported has no digest yet";
@@ -401,7 +401,7 @@ pub(crate) async fn export(
             continue;
         };
         let (title, place) = match &export.place {
-            CachePlace::Registry(reference) => ("exporting cache to registry", reference.to_string()),
+            CachePlace::Registry { reference, .. } => ("exporting cache to registry", reference.to_string()),
             CachePlace::Store(name) => ("exporting cache to client directory", name.clone()),
         };
         let step = job.step(&format!("{}-cache-{number}", job.id()), title);

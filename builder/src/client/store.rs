@@ -109,6 +109,7 @@ fn host_config(file: &RegistryFile) -> HostConfig {
         mirrors: file.mirrors.clone(),
         plain_http: file.http,
         skip_verify: file.insecure,
+        falls_back: false,
         ca_files,
         identity: pairs.into_iter().next(),
     }

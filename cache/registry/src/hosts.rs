@@ -7,7 +7,7 @@
 //! | any, for pulls | its mirrors first, in the order given |
 //!
 //! HTTPS always, except: a host the configuration says is plain; `localhost`, `127.*` and `::1` where HTTPS
-//! is refused, as docker does.
+//! is refused, as docker does; and so a host somebody asked for as an insecure one.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
@@ -29,6 +29,8 @@ pub struct HostConfig {
     pub plain_http: bool,
     /// Whether any certificate will do.
     pub skip_verify: bool,
+    /// Whether plain HTTP will do where HTTPS is refused.
+    pub falls_back: bool,
     /// Certificates (PEM) of authorities to trust beside the system's.
     pub ca_files: Vec<PathBuf>,
     /// The certificate and the key (PEM) to show to it.
@@ -74,7 +76,7 @@ pub(crate) struct Hosts {
     /// Loopback hosts that were found to speak plain HTTP.
     found_plain: Mutex<HashMap<String, bool>>,
     /// By host.
-    transfers: Mutex<HashMap<String, Arc<Semaphore>>>,
+    transfers: Arc<Mutex<HashMap<String, Arc<Semaphore>>>>,
 }
 
 fn builder() -> reqwest::ClientBuilder {
@@ -100,7 +102,7 @@ impl Hosts {
             default: OnceLock::new(),
             special: Mutex::default(),
             found_plain: Mutex::default(),
-            transfers: Mutex::default(),
+            transfers: Arc::default(),
             config,
         };
         for (name, config) in &hosts.config.hosts {
@@ -123,6 +125,25 @@ impl Hosts {
         };
         // Never closed.
         places.acquire_owned().await.ok()
+    }
+
+    /// The same, but this registry is spoken to without being sure who it is.
+    pub(crate) fn insecure(&self, domain: &str) -> Self {
+        let mut config = self.config.clone();
+        let host = config.hosts.entry(domain.to_owned()).or_default();
+        (host.skip_verify, host.falls_back) = (true, true);
+        let default = OnceLock::new();
+        if let Some(client) = self.default.get() {
+            let _ = default.set(client.clone());
+        }
+        Self {
+            config,
+            default,
+            special: Mutex::default(),
+            found_plain: Mutex::default(),
+            // The same machines, by whichever way: what is under way to one counts for both.
+            transfers: self.transfers.clone(),
+        }
     }
 
     fn default_client(&self) -> Result<Client, RegistryError> {
@@ -226,7 +247,8 @@ impl Hosts {
             prefix: prefix.to_owned(),
             client: self.client(name)?,
             is_plain: known.unwrap_or_else(|| config.is_some_and(|config| config.plain_http)),
-            may_fall_back: known.is_none() && is_loopback(host),
+            may_fall_back: known.is_none()
+                && (is_loopback(host) || config.is_some_and(|config| config.falls_back)),
         })
     }
 
@@ -279,6 +301,16 @@ mod tests {
         ] {
             assert_eq!(is_loopback(host), expected, "{host}");
         }
+    }
+
+    #[test]
+    fn only_the_registry_that_is_named_is_insecure() {
+        let hosts = Hosts::new(HostsConfig::default()).expect("no certificates");
+        let insecure = hosts.insecure("plain.example:5000");
+        let falls_back = |hosts: &Hosts, domain| hosts.origin(domain).expect("an endpoint").may_fall_back;
+        assert!(falls_back(&insecure, "plain.example:5000"));
+        assert!(!falls_back(&insecure, "other.example"));
+        assert!(!falls_back(&hosts, "plain.example:5000"));
     }
 
     #[test]

@@ -110,6 +110,20 @@ impl Registry {
         }
     }
 
+    /// The same client, for whom any certificate of this registry will do, and plain HTTP too.
+    #[must_use]
+    pub fn insecure(&self, domain: &str) -> Self {
+        Self {
+            inner: Arc::new(Inner {
+                hosts: Arc::new(self.inner.hosts.insecure(domain)),
+                tokens: shelf::Tokens::default(),
+                credentials: self.inner.credentials.clone(),
+                pushes: push::Pushes::default(),
+                counters: self.inner.counters.clone(),
+            }),
+        }
+    }
+
     /// The same client, as long as somebody else holds it.
     pub fn downgrade(&self) -> WeakRegistry {
         WeakRegistry(Arc::downgrade(&self.inner))

@@ -137,6 +137,9 @@ fn may_follow<R>(core: &Core<R>, id: EdgeId, target: EdgeId) -> bool {
 
 fn follow<R: Clone>(core: &mut Core<R>, id: EdgeId, edge: &mut Edge<R>, target: EdgeId) {
     edge.merged = Some(target);
+    if let (Some(mine), Some(other)) = (core.graph.get(id.node), core.graph.get(target.node)) {
+        other.op.join(&*mine.op);
+    }
     let holders = core
         .graph
         .get(id.node)

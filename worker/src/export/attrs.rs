@@ -47,6 +47,8 @@ pub(super) struct Attrs {
     pub(super) annotations: Vec<Annotation>,
     pub(super) push: bool,
     pub(super) push_by_digest: bool,
+    /// Whether any certificate of the registry will do, and plain HTTP too.
+    pub(super) is_insecure: bool,
     /// Whether the image is named in the builder's own store.
     pub(super) store: bool,
     pub(super) name_canonical: bool,
@@ -113,6 +115,7 @@ impl Attrs {
             annotations: Vec::new(),
             push: false,
             push_by_digest: false,
+            is_insecure: false,
             store: true,
             name_canonical: false,
             dangling_prefix: None,
@@ -205,21 +208,10 @@ impl Attrs {
                     other => return Err(wrong(&name, other, "it is copy or delete")),
                 };
             }
-            "registry.insecure" if flag(&name, &value)? => {
-                return Err(wrong(
-                    &name,
-                    &value,
-                    "say so for the registry in the configuration file",
-                ));
-            }
+            "registry.insecure" => self.is_insecure = flag(&name, &value)?,
             // `tar` was looked at when the destination was chosen. The others mean nothing here: layers are
             // made into directories when something needs them, foreign layers are always kept.
-            "tar"
-            | "unpack"
-            | "registry.insecure"
-            | "buildinfo"
-            | "buildinfo-attrs"
-            | "prefer-nondist-layers" => {}
+            "tar" | "unpack" | "buildinfo" | "buildinfo-attrs" | "prefer-nondist-layers" => {}
             _ => self.annotations.push(annotation(&name, value)?),
         }
         Ok(())

@@ -45,8 +45,8 @@ pub(super) async fn push(
     attrs: &Attrs,
     sink: &Sink,
 ) -> Result<(), ExportError> {
-    let registry = worker.registry_for(session);
     for name in &attrs.names {
+        let registry = worker.registry_to(session, name, attrs.is_insecure);
         {
             let _activity = sink.begin("pushing layers", "pushing");
             let blobs = blobs(built);

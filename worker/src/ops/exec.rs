@@ -11,18 +11,20 @@ use crate::{
     meter::SinkMeter,
     mounts::{Left, Prepared, Preparing},
     network,
-    ops::{cache_error, keyed::Run},
+    ops::{cache_error, keyed::Run, limits::looser},
     process, user,
 };
 use async_trait::async_trait;
 use cache::ImmutableRef;
 use llb::{
-    Vertex,
+    LinuxResources, Vertex,
     op::{ExecOp, Mount},
 };
 use oci::Platform;
+use parking_lot::Mutex;
 use sandbox::{Exit, Spec, spec};
 use solver::{OpContext, OpError, progress::OutputStream};
+use std::any::Any;
 use std::sync::Arc;
 
 /// A process of a step ended as it should not.
@@ -43,7 +45,8 @@ pub(super) struct ExecRun {
     op: ExecOp,
     platform: Platform,
     caches_anew: bool,
-    limits: spec::Limits,
+    /// Those of all builds that wait for it, until it is run.
+    limits: Mutex<Option<LinuxResources>>,
 }
 
 impl ExecRun {
@@ -57,11 +60,7 @@ impl ExecRun {
             op: op.clone(),
             platform,
             caches_anew: vertex.metadata.ignore_cache,
-            limits: vertex
-                .metadata
-                .linux_resources
-                .as_ref()
-                .map_or_else(spec::Limits::default, process::limits),
+            limits: Mutex::new(vertex.metadata.linux_resources.clone()),
         }
     }
 
@@ -153,7 +152,11 @@ impl ExecRun {
             security: process::security(self.op.security),
             network,
             rlimits: process::rlimits(meta)?,
-            limits: self.limits.clone(),
+            limits: self
+                .limits
+                .lock()
+                .as_ref()
+                .map_or_else(spec::Limits::default, process::limits),
             cgroup_parent: self.worker.cgroup_parent(&meta.cgroup_parent),
             stubs: match meta.remove_mount_stubs_recursive {
                 true => spec::Stubs::RemoveWithParents,
@@ -189,6 +192,18 @@ impl ExecRun {
 
 #[async_trait]
 impl Run for ExecRun {
+    fn terms(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::new(self.limits.lock().clone()))
+    }
+
+    fn join(&self, terms: Option<Arc<dyn Any + Send + Sync>>) {
+        let other = terms.and_then(|terms| terms.downcast::<Option<LinuxResources>>().ok());
+        if let Some(other) = other {
+            let mut limits = self.limits.lock();
+            *limits = looser(limits.as_ref(), other.as_ref().as_ref());
+        }
+    }
+
     async fn run(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let session = Session::of(ctx)?;
         let mut prepared = None;

@@ -11,12 +11,22 @@ use cache::{ImmutableRef, checksum};
 use llb::{Vertex, cache::OpKey};
 use oci::Digest;
 use solver::{CacheMap, Dep, Op, OpContext, OpError};
+use std::any::Any;
+use std::sync::Arc;
 
 /// The part of such an op that differs: running it.
 #[async_trait]
 pub(crate) trait Run: Send + Sync {
     /// Runs, and gives one result per output.
     async fn run(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError>;
+
+    /// As [`Op::terms`].
+    fn terms(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        None
+    }
+
+    /// As [`Op::join`], told the other's terms.
+    fn join(&self, _terms: Option<Arc<dyn Any + Send + Sync>>) {}
 
     /// Whether it does nothing but wait for other ops.
     fn only_waits(&self) -> bool {
@@ -40,6 +50,14 @@ impl<T: Run> KeyedOp<T> {
 
 #[async_trait]
 impl<T: Run> Op<ImmutableRef> for KeyedOp<T> {
+    fn terms(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.run.terms()
+    }
+
+    fn join(&self, other: &dyn Op<ImmutableRef>) {
+        self.run.join(other.terms());
+    }
+
     async fn cache_map(&self, _: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
         let deps = self.key.deps.iter();
         let deps = deps

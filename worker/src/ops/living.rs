@@ -13,6 +13,7 @@ use async_trait::async_trait;
 use cache::ImmutableRef;
 use oci::Digest;
 use solver::{CacheMap, Op, OpContext, OpError};
+use std::any::Any;
 use std::sync::Arc;
 
 /// An op, asked again for another build when the client it asked is gone.
@@ -51,6 +52,14 @@ impl Op<ImmutableRef> for LivingOp {
         result: &ImmutableRef,
     ) -> Result<Option<Digest>, OpError> {
         self.0.content_digest(ctx, input, result).await
+    }
+
+    fn terms(&self) -> Option<Arc<dyn Any + Send + Sync>> {
+        self.0.terms()
+    }
+
+    fn join(&self, other: &dyn Op<ImmutableRef>) {
+        self.0.join(other);
     }
 
     async fn exec(&self, ctx: &OpContext, inputs: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {

@@ -15,6 +15,7 @@ mod combine;
 pub(crate) mod exec;
 mod file;
 pub(crate) mod keyed;
+mod limits; // of shared steps
 mod living; // whichever build's client is left
 
 use std::sync::Arc;

@@ -18,7 +18,7 @@ use cache::remote::{CACHE_CONFIG, CacheManifest, Entry, PackedLayer, Shape, Tabl
 use cache::{Cache, CompressionChoice, ImmutableRef, LayerBlob, Meter};
 use futures_util::stream::{self, Stream, StreamExt, TryStreamExt};
 use oci::{Descriptor, DiffId, Digest, ImageConfig, Reference};
-use registry::BlobSource;
+use registry::{BlobSource, Registry};
 use solver::progress::Sink;
 use solver::{ExportedKey, OpError};
 use tokio::io::AsyncRead;
@@ -230,7 +230,16 @@ impl Worker {
         let to = Sender {
             worker: self,
             session,
-            place: &export.place,
+            to: match &export.place {
+                CachePlace::Registry {
+                    reference,
+                    is_insecure,
+                } => To::Registry {
+                    registry: self.registry_to(session, reference, *is_insecure),
+                    reference,
+                },
+                CachePlace::Store(name) => To::Store(name),
+            },
             meter: SinkMeter::shared(sink.clone()),
         };
         stream::iter(layers.iter().map(Ok))
@@ -262,11 +271,20 @@ impl Worker {
     }
 }
 
+/// A place that can be written to.
+enum To<'a> {
+    Registry {
+        registry: Registry,
+        reference: &'a Reference,
+    },
+    Store(&'a str),
+}
+
 /// One place that is written to.
 struct Sender<'a> {
     worker: &'a Worker,
     session: &'a Session,
-    place: &'a CachePlace,
+    to: To<'a>,
     meter: Arc<dyn Meter>,
 }
 
@@ -277,17 +295,16 @@ impl Sender<'_> {
             blob: stored.clone(),
             meter: self.meter.clone(),
         };
-        match self.place {
-            CachePlace::Registry(reference) => {
+        match &self.to {
+            To::Registry { registry, reference } => {
                 let origin = stored.origin.as_ref();
                 let origin = origin.and_then(|origin| Reference::parse_normalized(&origin.0).ok());
                 let mount_from: Vec<_> = origin.into_iter().collect();
-                let registry = self.worker.registry_for(self.session);
                 registry
                     .push_blob(reference, layer, &source, &mount_from, None)
                     .await?;
             }
-            CachePlace::Store(store) => {
+            To::Store(store) => {
                 let read = |source| RemoteError::Read {
                     digest: layer.digest,
                     source,
@@ -303,14 +320,13 @@ impl Sender<'_> {
     }
 
     async fn bytes(&self, descriptor: &Descriptor, bytes: Vec<u8>) -> Result<(), RemoteError> {
-        match self.place {
-            CachePlace::Registry(reference) => {
-                let registry = self.worker.registry_for(self.session);
+        match &self.to {
+            To::Registry { registry, reference } => {
                 registry
                     .push_blob(reference, descriptor, &InMemory(bytes), &[], None)
                     .await?;
             }
-            CachePlace::Store(store) => {
+            To::Store(store) => {
                 let contents = Box::new(io::Cursor::new(bytes));
                 let caller = self.session.caller();
                 caller
@@ -322,15 +338,14 @@ impl Sender<'_> {
     }
 
     async fn manifest(&self, descriptor: &Descriptor, bytes: Vec<u8>) -> Result<(), RemoteError> {
-        match self.place {
-            CachePlace::Registry(reference) => {
-                let registry = self.worker.registry_for(self.session);
+        match &self.to {
+            To::Registry { registry, reference } => {
                 registry
                     .push_manifest(reference, &descriptor.media_type, &bytes, false)
                     .await?;
                 Ok(())
             }
-            CachePlace::Store(_) => self.bytes(descriptor, bytes).await,
+            To::Store(_) => self.bytes(descriptor, bytes).await,
         }
     }
 }

@@ -13,8 +13,13 @@ use crate::worker::{Session, Worker};
 /// Where a cache is, or goes to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CachePlace {
-    /// In a registry, under this name.
-    Registry(Reference),
+    /// In a registry.
+    Registry {
+        /// Under this name.
+        reference: Reference,
+        /// Any certificate will do, and plain HTTP too.
+        is_insecure: bool,
+    },
     /// In a store of the caller's, by its name (`local:<path>`).
     Store(String),
 }
@@ -34,8 +39,11 @@ pub(super) enum Blobs {
 impl Blobs {
     pub(super) fn new(worker: &Worker, session: &Session, place: &CachePlace) -> Blobs {
         match place {
-            CachePlace::Registry(reference) => Blobs::Registry {
-                registry: worker.registry_for(session),
+            CachePlace::Registry {
+                reference,
+                is_insecure,
+            } => Blobs::Registry {
+                registry: worker.registry_to(session, reference, *is_insecure),
                 reference: reference.clone(),
             },
             CachePlace::Store(name) => Blobs::Store {
