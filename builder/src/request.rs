@@ -70,6 +70,8 @@ pub struct BuildRequest {
     pub metadata_file: Option<PathBuf>,
     /// `--call`: what is asked of the frontend instead of a build, such as `frontend.lint`.
     pub question: Option<String>,
+    /// `--proxy-network`: steps reach the outside by a proxy only.
+    pub is_proxied: bool,
     /// Which sources may be used, and what instead of some.
     pub source_policy: Option<api::sourcepolicy::Policy>,
     /// `--cache-from`.

@@ -251,14 +251,6 @@ fn refused() -> Vec<(SolveRequest, Code, &'static str)> {
             Code::Unimplemented,
             "gha",
         ),
-        (
-            SolveRequest {
-                proxy_network: true,
-                ..base("i")
-            },
-            Code::Unimplemented,
-            "proxy",
-        ),
     ]
 }
 

@@ -100,6 +100,7 @@ pub(crate) enum Exec<R> {
 
 /// One vertex.
 pub(crate) struct Node<R> {
+    /// [`crate::load::Step::identity`].
     pub(crate) digest: Digest,
     pub(crate) op: Arc<dyn Op<R>>,
     pub(crate) ignore_cache: bool,

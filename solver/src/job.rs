@@ -133,6 +133,7 @@ impl<R: Clone + Send + Sync + 'static> Solver<R> {
             },
             shared: self.shared.clone(),
             options: self.options.clone(),
+            variant: "",
             held: Mutex::default(),
             ended: CancellationToken::new(),
         }
@@ -158,6 +159,7 @@ pub struct Job<R: Clone + Send + Sync + 'static> {
     owner: Owner,
     shared: Arc<Shared<R>>,
     options: Options,
+    variant: &'static str,
     held: Mutex<Held>,
     ended: CancellationToken,
 }
@@ -176,6 +178,14 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
         &self.id
     }
 
+    /// The same, of a variant: no step of it is run together with one of a job that is not of the same variant, though
+    /// both look alike. What the cache has serves all of them.
+    #[must_use]
+    pub fn of_variant(mut self, variant: &'static str) -> Self {
+        self.variant = variant;
+        self
+    }
+
     /// The result of a definition. Several builds of one job may run at once. Dropping the future, or a
     /// failure, gives back what only this build held; a result is held until the job ends.
     ///
@@ -191,7 +201,7 @@ impl<R: Clone + Send + Sync + 'static> Job<R> {
                 keys: Vec::new(),
             });
         };
-        let plan = load::plan(&graph, root, &*self.shared.ops).map_err(|error| {
+        let plan = load::plan(&graph, root, &*self.shared.ops, self.variant).map_err(|error| {
             self.show_refusal(&graph, &error);
             vertex_error(error, definition)
         })?;

@@ -23,6 +23,8 @@ use crate::progress::VertexInfo;
 /// One vertex of a build.
 pub(crate) struct Step<R> {
     pub(crate) info: Arc<VertexInfo>,
+    /// Two steps with equal inputs are one if this is equal: its digest, unless its job is of a variant.
+    pub(crate) identity: Digest,
     pub(crate) op: Arc<dyn Op<R>>,
     pub(crate) ignore_cache: bool,
     /// Position in the plan, and output.
@@ -48,8 +50,21 @@ pub(crate) fn info(vertex: &Vertex) -> Arc<VertexInfo> {
     })
 }
 
-/// Makes the plan of a graph that is not scratch.
-pub(crate) fn plan<R>(graph: &llb::Graph, root: llb::Edge, ops: &dyn Ops<R>) -> Result<Plan<R>, VertexError> {
+/// What a vertex is to jobs of a variant.
+fn identity(vertex: &Vertex, variant: &str) -> Digest {
+    if variant.is_empty() {
+        return vertex.digest;
+    }
+    Digest::of(format!("{}\0{variant}", vertex.digest).as_bytes())
+}
+
+/// Makes the plan of a graph that is not scratch, for a job of `variant`.
+pub(crate) fn plan<R>(
+    graph: &llb::Graph,
+    root: llb::Edge,
+    ops: &dyn Ops<R>,
+    variant: &str,
+) -> Result<Plan<R>, VertexError> {
     let position: HashMap<Digest, usize> = graph
         .vertices
         .iter()
@@ -69,6 +84,7 @@ pub(crate) fn plan<R>(graph: &llb::Graph, root: llb::Edge, ops: &dyn Ops<R>) -> 
         }
         steps.push(Step {
             info: info(vertex),
+            identity: identity(vertex, variant),
             op,
             ignore_cache: vertex.metadata.ignore_cache,
             inputs,

@@ -261,7 +261,7 @@ impl<R: Clone> Core<R> {
                 error: None,
             }));
         }
-        let id = match self.graph.find(&step.info.digest, &inputs, step.ignore_cache) {
+        let id = match self.graph.find(&step.identity, &inputs, step.ignore_cache) {
             Some(id) => {
                 if let Some(node) = self.graph.get(id) {
                     node.op.join(&*step.op);
@@ -269,7 +269,7 @@ impl<R: Clone> Core<R> {
                 id
             }
             None => self.graph.insert(Node {
-                digest: step.info.digest,
+                digest: step.identity,
                 op: step.op,
                 ignore_cache: step.ignore_cache,
                 contents: vec![Content::NotAsked; inputs.len()],

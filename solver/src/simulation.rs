@@ -180,6 +180,7 @@ pub(crate) fn plan(vertices: &[FakeVertex], runs: &Arc<Mutex<Vec<String>>>) -> P
                 name: vertex.name.clone(),
                 group: None,
             }),
+            identity: digest,
             op: Arc::new(FakeOp {
                 vertex: vertex.clone(),
                 runs: runs.clone(),

@@ -21,7 +21,9 @@ use crate::{
     mounts::{Prepared, Preparing},
     network,
     ops::cache_error,
-    process, user,
+    process,
+    proxy::Proxy,
+    user,
 };
 use cache::{ImmutableRef, Meter, view::View};
 use llb::op::{ExecMeta, ExecOp, HostIp, Mount, NetMode, SecretEnv, SecurityMode};
@@ -89,6 +91,7 @@ pub struct Container {
 struct Kept {
     prepared: Prepared,
     lease: Option<Lease>,
+    proxy: Option<Proxy>,
 }
 
 /// The process that holds the container.
@@ -149,7 +152,13 @@ impl Worker {
             Some(root) => root.view(&meter).await.map_err(cache_error)?,
             None => View::default(),
         };
-        let (lease, network) = self.network(wanted.network, &ctx.progress).await;
+        let (lease, network, proxy) = self.network_of(&session, wanted.network, &ctx.progress).await?;
+        if let Some(proxy) = &proxy {
+            // What is written goes with the container, so it is never taken out.
+            prepared
+                .trust(view.clone(), proxy.certificate().to_owned())
+                .await?;
+        }
         Ok(Arc::new(Container {
             worker: self.shared(),
             session,
@@ -157,7 +166,11 @@ impl Worker {
             view,
             meter,
             network,
-            kept: Arc::new(Kept { prepared, lease }),
+            kept: Arc::new(Kept {
+                prepared,
+                lease,
+                proxy,
+            }),
             first: Mutex::new(None),
         }))
     }
@@ -245,7 +258,10 @@ impl Container {
         let meta = &wanted.meta;
         let found = user::find_user(&self.view, &meta.user).map_err(OpError::user)?;
         let hostname = process::hostname(&self.wanted.hostname);
-        let env = process::environment(meta, &wanted.secret_env, &self.session, &found.home).await?;
+        let mut env = process::environment(meta, &wanted.secret_env, &self.session, &found.home).await?;
+        if let Some(proxy) = &self.kept.proxy {
+            proxy.announce(&mut env);
+        }
         let is_host = self.network == spec::Network::Host;
         let text = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
         let spec = Spec {

@@ -18,6 +18,7 @@ mod network;
 mod mounts;
 mod emulation;
 mod executor;
+pub mod proxy;
 mod process;
 mod cdi;
 mod ops;

@@ -12,6 +12,7 @@
 //! Targets are sorted, so that parents come first. Sub paths are resolved by the sandbox, beneath a descriptor.
 use crate::{
     ops::cache_error,
+    proxy::Trusted,
     worker::{Session, Worker},
 };
 use cache::view::View;
@@ -437,6 +438,20 @@ impl Prepared {
             Some(upper) => upper.written.view(below),
             None => Ok(below.clone()),
         }
+    }
+
+    /// Lets the image `view` of the root believe a certificate until it is taken out again.
+    pub(crate) async fn trust(&self, view: View, certificate: String) -> Result<Option<Trusted>, OpError> {
+        let spec::Root::Overlay(spec::Overlay {
+            upper: Some(upper), ..
+        }) = &self.root
+        else {
+            return Ok(None);
+        };
+        let upper = upper.dir.clone();
+        tokio::task::spawn_blocking(move || Trusted::put(&view, &upper, &certificate))
+            .await
+            .map_err(|_| OpError::canceled())?
     }
 
     /// Ends what was prepared: what is written and asked for becomes refs, in the order of the outputs.

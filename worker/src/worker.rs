@@ -24,6 +24,7 @@ use crate::cdi::{DeviceGrants, KnownDevice};
 use crate::executor::{Executor, RunError, room};
 use crate::network::{self, Dns};
 use crate::ops::build::{NestedBuilds, Nesting};
+use crate::proxy::{Proxies, Proxy, ProxyMode};
 use tokio_util::sync::CancellationToken;
 
 use crate::origins::{Origins, SessionCredentials};
@@ -78,6 +79,7 @@ pub struct Worker {
     /// Build ops that run.
     pub(crate) nesting: Nesting,
     network_fault: OnceLock<String>,
+    pub(crate) proxies: Proxies,
 }
 
 /// An error with its causes, on one line.
@@ -106,6 +108,7 @@ impl Worker {
             networks: Arc::default(),
             nesting: Nesting::default(),
             network_fault: OnceLock::new(),
+            proxies: Proxies::default(),
         })
     }
 
@@ -174,6 +177,29 @@ impl Worker {
             }
         }
         (None, spec::Network::Host)
+    }
+
+    /// The network of a step of a build: by a proxy if the build asked for that, else as [`Worker::network`].
+    pub(crate) async fn network_of(
+        &self,
+        session: &Session,
+        mode: NetMode,
+        progress: &Sink,
+    ) -> Result<(Option<Lease>, spec::Network, Option<Proxy>), OpError> {
+        let Some(proxied) = session.proxy().filter(|_| mode != NetMode::None) else {
+            let (lease, network) = self.network(mode, progress).await;
+            return Ok((lease, network, None));
+        };
+        let networks = self.networks.clone();
+        let closed = tokio::task::spawn_blocking(move || networks.closed())
+            .await
+            .map_err(|_| OpError::canceled())?;
+        let (lease, listener) = closed.map_err(crate::process::sandbox_error)?;
+        let proxy = self
+            .proxies
+            .start(listener, mode == NetMode::Host, proxied.policy.clone())
+            .map_err(OpError::environment)?;
+        Ok((Some(lease), spec::Network::Own, Some(proxy)))
     }
 
     /// An address by which steps reach this machine (`--add-host name=host-gateway`). Where they share its network, that
@@ -289,6 +315,7 @@ pub struct Session {
     registry: std::sync::OnceLock<Registry>,
     entitlements: Entitlements,
     devices: DeviceGrants,
+    proxy: Option<ProxyMode>,
     notes: crate::explain::Notes,
     /// Its client may look into steps that fail.
     keeps_failures: AtomicBool,
@@ -314,6 +341,7 @@ impl Session {
             registry: std::sync::OnceLock::new(),
             entitlements,
             devices: DeviceGrants::default(),
+            proxy: None,
             notes: <_>::default(),
             keeps_failures: AtomicBool::new(false),
             nested: OnceLock::new(),
@@ -329,6 +357,20 @@ impl Session {
     /// What its copies took from contexts.
     pub fn notes(&self) -> &crate::explain::Notes {
         &self.notes
+    }
+
+    /// The same, for a build whose steps reach the outside by a proxy only.
+    #[must_use]
+    pub fn with_proxy(self, proxy: ProxyMode) -> Session {
+        Session {
+            proxy: Some(proxy),
+            ..self
+        }
+    }
+
+    /// How its steps are kept to a proxy, if they are.
+    pub fn proxy(&self) -> Option<&ProxyMode> {
+        self.proxy.as_ref()
     }
 
     /// The same, for a build that may use these devices.

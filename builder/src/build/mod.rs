@@ -27,5 +27,6 @@ pub use kept::Kept;
 pub(crate) use kept::Stated;
 pub use outcome::{BuiltImage, Outcome};
 pub(crate) use outputs::title;
+pub(crate) use run::request_policy;
 pub use run::{Engine, run};
-pub(crate) use sources::{Denied, Guard, Rules, guarded, normalized};
+pub(crate) use sources::{Denied, Guard, Rules, guarded, judge_request, normalized};

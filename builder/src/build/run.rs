@@ -9,7 +9,7 @@ use super::caches::{self, AllImported, CacheEntry, Export};
 use super::metadata::metadata;
 use super::outcome::Outcome;
 use super::outputs::{self, Built};
-use super::sources::{Guard, Rules, guarded};
+use super::sources::{Guard, Rules, guarded, judge_request};
 use super::statements::{for_the_record, statements};
 use super::{BuildError, host_gateway, permissions};
 use crate::request::BuildRequest;
@@ -19,6 +19,7 @@ use futures_util::future::try_join_all;
 use solver::{Job, Solver};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use worker::proxy::RequestPolicy;
 use worker::{Session, Worker};
 
 /// The frontend that answers.
@@ -185,6 +186,23 @@ fn guard(request: &BuildRequest) -> Result<Option<Arc<dyn Guard>>, BuildError> {
     let rules = Rules::new(request.source_policy.as_slice())?;
     let guard: Arc<dyn Guard> = Arc::new(rules.clone());
     Ok((!rules.is_empty()).then_some(guard))
+}
+
+/// Who decides about requests of proxied steps, if the request says anything of sources.
+///
+/// # Errors
+/// Its rules are none.
+pub(crate) fn request_policy(request: &BuildRequest) -> Result<Option<Arc<dyn RequestPolicy>>, BuildError> {
+    Ok(guard(request)?.map(|guard| Arc::new(Requests(guard)) as Arc<dyn RequestPolicy>))
+}
+
+struct Requests(Arc<dyn Guard>);
+
+#[async_trait::async_trait]
+impl RequestPolicy for Requests {
+    async fn judge(&self, address: &str) -> Result<Option<String>, String> {
+        judge_request(&*self.0, address).await
+    }
 }
 
 async fn options(

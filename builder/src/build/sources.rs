@@ -40,6 +40,27 @@ pub(crate) trait Guard: Send + Sync {
     async fn decide(&self, source: SourceOp, platform: Option<&Platform>) -> Result<SourceOp, Denied>;
 }
 
+/// The address a step may ask instead of `address`, or none for the very one.
+///
+/// # Errors
+/// It may not be asked, or what it is to be is no address.
+pub(crate) async fn judge_request(guard: &dyn Guard, address: &str) -> Result<Option<String>, String> {
+    let source = SourceOp {
+        identifier: address.to_owned(),
+        attrs: BTreeMap::default(),
+    };
+    let decided = guard
+        .decide(source, None)
+        .await
+        .map_err(|denied| denied.to_string())?;
+    if !decided.attrs.is_empty() {
+        return Err(format!(
+            "{address}: a request can be sent elsewhere, but has no attributes to change"
+        ));
+    }
+    Ok((decided.identifier != address).then_some(decided.identifier))
+}
+
 /// A definition with the sources a guard wants.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ fn provenance(
     let stating = Stating {
         asked,
         run,
-        pins: &pins(&bridge.job.report()),
+        pins: &pins(&bridge.job.report(), &bridge.session),
         platforms: &platforms,
         results: &BTreeSet::new(),
     };

@@ -178,6 +178,7 @@ fn request(flags: &BuildFlags, config: &Config) -> Result<(BuildRequest, Stdin),
         metadata_file: flags.metadata_file.clone(),
         explain: flags.explain == Some(true),
         question: None,
+        is_proxied: flags.proxy_network == Some(true),
         source_policy: super::source_policy::of(environment)?,
     };
     Ok((request, found.stdin))

@@ -99,6 +99,9 @@ pub struct BuildFlags {
     /// The network of RUN: default (its own), host or none
     #[arg(long, value_name = "MODE", default_value = "default", help_heading = LIMITS)]
     pub network: String,
+    /// Let steps reach the outside by a proxy only, which notes their requests and asks the source policy about them
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", help_heading = LIMITS)]
+    pub proxy_network: Option<bool>,
     /// Allow network.host, security.insecure or device[=NAME[,alias=NAME]]
     #[arg(long, value_name = "ENTITLEMENT", help_heading = LIMITS)]
     pub allow: Vec<String>,

@@ -104,6 +104,7 @@ fn service(config: &Config, args: &ServeArgs, file: &mut DaemonFile) -> Result<S
         },
         allowed: entitlements(file.entitlements.as_deref().unwrap_or_default())?,
         has_devices,
+        is_proxied: file.is_proxied == Some(true),
         history: Limits {
             max_age: file.history.max_age.unwrap_or(limits.max_age),
             max_entries: file.history.max_entries.unwrap_or(limits.max_entries),

@@ -37,6 +37,9 @@ pub struct ServeArgs {
     /// What builds may be granted: network.host, security.insecure, device (which always is unless --cdi-disabled)
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub allow_insecure_entitlement: Vec<String>,
+    /// Let steps of all builds reach the outside by a proxy only, which notes and judges their requests
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    pub proxy_network: Option<bool>,
     /// Where metrics and introspection are: HOST:PORT or unix://PATH; whoever reaches it sees what is built
     #[arg(long, visible_alias = "metrics-addr", value_name = "ADDRESS")]
     pub debugaddr: Option<String>,
@@ -98,9 +101,6 @@ pub struct UnusedFlags {
     /// The old name of --log-level=trace
     #[arg(long, hide = true)]
     pub trace: bool,
-    /// Refused
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    pub proxy_network: Option<bool>,
     /// Refused
     #[arg(long, hide = true, value_name = "NAME")]
     pub oci_worker_apparmor_profile: Option<String>,
@@ -194,6 +194,7 @@ impl ServeArgs {
         if !self.allow_insecure_entitlement.is_empty() {
             file.entitlements = Some(self.allow_insecure_entitlement.clone());
         }
+        set(&mut file.is_proxied, self.proxy_network);
         set(&mut file.worker.binary, self.oci_runtime.clone());
         self.worker.over(file)?;
         let mut warnings = self.unused.without_effect();
@@ -250,10 +251,6 @@ impl UnusedFlags {
         let is_said = |text: &Option<String>| text.as_ref().is_some_and(|text| !text.is_empty());
         let is_containerd = self.containerd_worker.as_deref();
         let refused = [
-            (
-                self.proxy_network == Some(true),
-                "--proxy-network: steps cannot be kept to a proxy here",
-            ),
             (
                 is_said(&self.oci_worker_apparmor_profile),
                 "--oci-worker-apparmor-profile: steps cannot be put under a profile of AppArmor here",
@@ -388,7 +385,6 @@ mod tests {
     #[test]
     fn what_cannot_be_done_is_refused_by_name() {
         for flag in [
-            "--proxy-network",
             "--oci-worker-apparmor-profile=x",
             "--oci-worker-selinux",
             "--oci-worker-proxy-snapshotter-path=/x",
@@ -423,7 +419,7 @@ mod tests {
             );
         }
         assert_eq!(
-            over(&["--proxy-network=false"], &[]).expect("taken").1,
+            over(&["--oci-worker-selinux=false"], &[]).expect("taken").1,
             Vec::<String>::new()
         );
     }

@@ -23,6 +23,7 @@ use solver::Solver;
 use std::io::Read;
 use std::path::PathBuf;
 use std::sync::Arc;
+use worker::proxy::ProxyMode;
 use worker::{Session, Worker};
 
 /// How a build is shown and run; nothing of it changes the result.
@@ -61,8 +62,15 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     let offer = offer(config, SessionId::new(&id), &request, setting.stdin)?;
     let caller: Arc<dyn Caller> = offer.caller.clone();
     let session = Session::new(caller, &engine.cache, entitlements(&request));
-    let session = Arc::new(session.with_devices(devices(&request)?));
-    let job = engine.solver.job(&id, session.clone());
+    let mut session = session.with_devices(devices(&request)?);
+    if request.is_proxied {
+        session = session.with_proxy(ProxyMode::new(build::request_policy(&request)?));
+    }
+    let session = Arc::new(session);
+    let mut job = engine.solver.job(&id, session.clone());
+    if request.is_proxied {
+        job = job.of_variant(ProxyMode::VARIANT);
+    }
     let tracing = Tracing::of(&config.environment);
     let recorder = Recorder::begin(engine.cache.root(), &id, &request, tracing);
     let screen = Screen::start_with(job.progress(), setting.kind, setting.look, recorder.tap())

@@ -280,6 +280,7 @@ fn wire_request(request: &BuildRequest, id: &str, session: &str) -> SolveRequest
             ..CacheOptions::default()
         }),
         entitlements,
+        proxy_network: request.is_proxied,
         source_policy: request.source_policy.clone(),
         exporter_deprecated: first.r#type,
         exporter_attrs_deprecated: first.attrs,

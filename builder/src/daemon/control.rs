@@ -326,9 +326,6 @@ fn solve_of(request: SolveRequest, trace: TraceContext) -> Result<Solve, Failure
     if request.r#ref.is_empty() {
         return Err(Failure::new(Code::InvalidArgument, "the build has no ref"));
     }
-    if request.proxy_network {
-        return Err(unsupported("proxy network"));
-    }
     if request.enable_session_exporter {
         return Err(unsupported("an exporter chosen by the session"));
     }
@@ -376,6 +373,7 @@ fn solve_of(request: SolveRequest, trace: TraceContext) -> Result<Solve, Failure
         exporters,
         entitlements: request.entitlements,
         is_internal: request.internal,
+        is_proxied: request.proxy_network,
         policy: Policy {
             rules,
             decider: request.source_policy_session,

@@ -9,7 +9,7 @@
 use super::builds::Build;
 use super::run::Runner;
 use super::source_meta::{self, Asker};
-use crate::build::{Denied, Guard, Rules, Scope, ScopeRequest, normalized};
+use crate::build::{Denied, Guard, Rules, Scope, ScopeRequest, judge_request, normalized};
 use api::gateway::{ResolveSourceMetaRequest, ResolveSourceMetaResponse};
 use api::sourcepolicy::PolicyAction;
 use api::sourcepolicy::policysession::check_policy_response::Result as Answer;
@@ -18,8 +18,9 @@ use api::sourcepolicy::policysession::{CheckPolicyRequest, DecisionResponse};
 use async_trait::async_trait;
 use llb::op::SourceOp;
 use oci::Platform;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock, Weak};
 use tonic::transport::Channel;
+use worker::proxy::RequestPolicy;
 
 /// The method a client must offer to decide.
 const METHOD: &str = "/moby.buildkit.v1.sourcepolicy.policysession.PolicyVerifier/CheckPolicy";
@@ -46,6 +47,37 @@ pub(super) fn guard(runner: &Arc<Runner>, build: &Arc<Build>, beside: Rules) -> 
         build: build.clone(),
         rules,
     }))
+}
+
+/// Judges the requests of a build's steps as its sources are judged.
+#[derive(Default)]
+pub(super) struct RequestJudge {
+    build: OnceLock<(Weak<Runner>, Weak<Build>)>,
+}
+
+impl RequestJudge {
+    /// Tells it whose requests they are. The build holds the judge, so the judge does not hold the build.
+    pub(super) fn begin(&self, runner: &Arc<Runner>, build: &Arc<Build>) {
+        // There is one build for each judge.
+        let _ = self.build.set((Arc::downgrade(runner), Arc::downgrade(build)));
+    }
+}
+
+#[async_trait]
+impl RequestPolicy for RequestJudge {
+    async fn judge(&self, address: &str) -> Result<Option<String>, String> {
+        let known = self
+            .build
+            .get()
+            .and_then(|(runner, build)| Some((runner.upgrade()?, build.upgrade()?)));
+        let Some((runner, build)) = known else {
+            return Err("the build is over".to_owned());
+        };
+        match guard(&runner, &build, Rules::default()) {
+            Some(guard) => judge_request(&*guard, address).await,
+            None => Ok(None),
+        }
+    }
 }
 
 struct Judge {

@@ -17,7 +17,7 @@ use super::imports;
 use super::nested::Nested;
 use super::observe::metrics::Metrics;
 use super::output::Exporter;
-use super::policy::{self, Policy};
+use super::policy::{self, Policy, RequestJudge};
 use super::records;
 use super::result::{LazyRef, Solved};
 use super::traces::Traces;
@@ -44,6 +44,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use worker::Session;
+use worker::proxy::ProxyMode;
 
 /// What a client asks for, free of the wire.
 #[derive(Clone, Debug, Default)]
@@ -68,6 +69,8 @@ pub(super) struct Request {
     pub(super) is_internal: bool,
     /// Who decides about sources.
     pub(super) policy: Policy,
+    /// Steps reach the outside by a proxy only.
+    pub(super) is_proxied: bool,
     /// Caches to import.
     pub(super) imports: Vec<CacheEntry>,
     /// Where what is built goes, for other machines.
@@ -88,6 +91,8 @@ pub(super) struct Runner {
     pub(super) allowed: Entitlements,
     /// Whether steps may have devices.
     pub(super) has_devices: bool,
+    /// Whether all builds are kept to a proxy, asked or not.
+    pub(super) is_proxied: bool,
     /// Which frontends there are.
     pub(super) frontends: Frontends,
     /// What is counted.
@@ -132,7 +137,7 @@ impl Runner {
 
     /// Makes the build's job, log and record.
     fn begin(
-        &self,
+        self: &Arc<Self>,
         request: &Request,
         allowed: Entitlements,
     ) -> Result<(Arc<Build>, Option<Running>), Failure> {
@@ -162,8 +167,17 @@ impl Runner {
             security_insecure: allowed.security_insecure,
         };
         let session = Session::new(caller, &self.engine.cache, granted);
-        let session = Arc::new(session.with_devices(devices(&request.entitlements)?));
-        let job = self.engine.solver.job(&request.id, session.clone());
+        let mut session = session.with_devices(devices(&request.entitlements)?);
+        let mut judge = None;
+        if request.is_proxied || self.is_proxied {
+            let made = judge.insert(Arc::new(RequestJudge::default()));
+            session = session.with_proxy(ProxyMode::new(Some(made.clone())));
+        }
+        let session = Arc::new(session);
+        let mut job = self.engine.solver.job(&request.id, session.clone());
+        if session.proxy().is_some() {
+            job = job.of_variant(ProxyMode::VARIANT);
+        }
         let build = Build::new(
             request.id.clone(),
             job,
@@ -176,7 +190,11 @@ impl Runner {
             }),
             request.policy.clone(),
         );
-        Ok((Arc::new(build), running))
+        let build = Arc::new(build);
+        if let Some(judge) = judge {
+            judge.begin(self, &build);
+        }
+        Ok((build, running))
     }
 
     async fn run(

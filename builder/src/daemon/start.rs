@@ -64,6 +64,8 @@ pub struct Service {
     pub allowed: Entitlements,
     /// Whether steps may have devices.
     pub has_devices: bool,
+    /// Steps of all builds reach the outside by a proxy only.
+    pub is_proxied: bool,
     /// How much history is kept.
     pub history: Limits,
     /// How the store is kept small.
@@ -128,6 +130,7 @@ pub async fn serve(
         history: History::new(&root, service.history),
         allowed: service.allowed,
         has_devices: service.has_devices,
+        is_proxied: service.is_proxied,
         frontends: service.frontends,
         gc: service.gc,
         metrics: Arc::default(),

@@ -35,7 +35,7 @@ impl<'a> Statements<'a> {
         Statements {
             run,
             solved,
-            pins: pins(&build.job.report()),
+            pins: pins(&build.job.report(), &build.session),
             platforms: platforms.iter().map(|one| one.platform.clone()).collect(),
             results: solved.each().iter().map(|one| one.id.clone()).collect(),
         }

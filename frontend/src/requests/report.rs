@@ -3,6 +3,7 @@
 use base64::Engine as _;
 use llb::state::SourceMap;
 use llb::{Position, Range, proto};
+use oci::Digest;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -136,6 +137,9 @@ impl<'a> Source<'a> {
     pub(super) fn of(map: &'a SourceMap) -> Source<'a> {
         let definition = map.definition.as_ref().map(|definition| {
             let wire = definition.to_proto();
+            // The last is no vertex: it says which is the result.
+            let vertices = wire.def.split_last().map_or(&[][..], |(_, vertices)| vertices);
+            let vertices: Vec<String> = vertices.iter().map(|op| Digest::of(op).to_string()).collect();
             let metadata = |(digest, metadata): (String, proto::OpMetadata)| {
                 let shown = Metadata {
                     ignore_cache: metadata.ignore_cache,
@@ -147,12 +151,12 @@ impl<'a> Source<'a> {
             Definition {
                 def: wire.def.iter().map(|op| base64(op)).collect(),
                 metadata: wire.metadata.into_iter().map(metadata).collect(),
-                // It comes from no file.
-                source: wire.source.map(|source| {
-                    let vertices = source.locations.into_keys();
-                    SourceInfo {
-                        locations: vertices.map(|vertex| (vertex, Location::of(&[]))).collect(),
-                    }
+                // It comes from no file, and every vertex is named as one without lines.
+                source: wire.source.map(|_| SourceInfo {
+                    locations: vertices
+                        .into_iter()
+                        .map(|vertex| (vertex, Location::of(&[])))
+                        .collect(),
                 }),
             }
         });

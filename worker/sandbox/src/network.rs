@@ -4,6 +4,7 @@
 //! root:     lease ─▶ bridge builder0 (once) ─▶ address, by file lock ─▶ namespace ─▶ veth pair ─▶ routes
 //!                         └▶ forwarding, masquerade (nf_tables)                └▶ eth0 inside, port isolated outside
 //! others:   lease ─▶ namespace ─▶ pasta, else slirp4netns, tied to the lease ─▶ eth0 or tap0 inside
+//! proxied:  closed ─▶ namespace ─▶ a listener at its loopback
 //! ```
 //!
 //! 1. `netlink` speaks to the kernel; `link` makes interfaces, addresses and routes; `masquerade` writes the one rule.
@@ -25,7 +26,7 @@ mod slirp;
 use std::{
     fs::File,
     io,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, TcpListener, UdpSocket},
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     sync::Mutex,
 };
@@ -98,6 +99,8 @@ enum Hold {
         /// Ends when it goes.
         _process: slirp::Process,
     },
+    /// Nothing but the namespace itself.
+    Closed,
 }
 
 impl Drop for Hold {
@@ -143,6 +146,28 @@ impl Networks {
             Way::Bridge => self.by_bridge(namespace, inside),
             Way::UserSpace => by_user_space(spawner, namespace, inside),
         }
+    }
+
+    /// A namespace with loopback and no way out, and a socket that listens at its 127.0.0.1, which is of use from outside
+    /// of it: all a process in it reaches is who accepts there. Needs no rights outside the user namespace.
+    ///
+    /// # Errors
+    /// [`Error::Network`] with what this machine or user lacks; nothing is left then.
+    pub fn closed(&self) -> Result<(Lease, TcpListener), Error> {
+        let make = || -> io::Result<(OwnedFd, TcpListener)> {
+            sys::unshare(UnshareFlags::NEWNET)?;
+            let namespace = File::open("/proc/thread-self/ns/net")?;
+            link::up(&mut Netlink::route()?, "lo")?;
+            Ok((namespace.into(), TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?))
+        };
+        let (namespace, listener) = aside(make, "create a network namespace with a listener in it")?;
+        let lease = Lease {
+            namespace,
+            address: Ipv4Addr::LOCALHOST,
+            gateway: Ipv4Addr::LOCALHOST,
+            _hold: Hold::Closed,
+        };
+        Ok((lease, listener))
     }
 
     /// An address by which steps reach this machine (`host-gateway`): the bridge's own, which is set up for this if need
@@ -294,11 +319,18 @@ fn namespace() -> Result<(OwnedFd, Netlink), Error> {
         let namespace = File::open("/proc/thread-self/ns/net")?;
         Ok((namespace.into(), Netlink::route()?))
     };
-    // A thread of its own: it stays in the new namespace and ends there.
+    aside(make, "create a network namespace")
+}
+
+/// Does `make` in a thread of its own: it stays in the new namespace and ends there.
+fn aside<T: Send + 'static>(
+    make: impl FnOnce() -> io::Result<T> + Send + 'static,
+    what: &'static str,
+) -> Result<T, Error> {
     let made = std::thread::Builder::new().name("network".into()).spawn(make);
     let made = made.map_err(failed("start a thread"))?.join();
-    made.map_err(|_| failed("create a namespace")(io::Error::other("the thread panicked")))?
-        .map_err(failed("create a network namespace"))
+    made.map_err(|_| failed(what)(io::Error::other("the thread panicked")))?
+        .map_err(failed(what))
 }
 
 /// Whether this process is root and not only in a user namespace.

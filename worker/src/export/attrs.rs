@@ -96,6 +96,8 @@ fn known(kind: Kind, name: &str) -> bool {
     match kind {
         Kind::Image => IMAGE.contains(&name) || IMAGE_ONLY.contains(&name) || name.starts_with("annotation"),
         Kind::Oci | Kind::Docker => IMAGE.contains(&name) || name == "tar" || name.starts_with("annotation"),
+        // Clients give annotations to every output of a build; files have no manifest to carry them.
+        Kind::Local | Kind::Tar if name.starts_with("annotation") => true,
         Kind::Local => FILES.contains(&name),
         Kind::Tar => FILES.contains(&name) && name != "mode",
     }
@@ -330,6 +332,7 @@ mod tests {
         ] {
             assert_eq!(parse(kind, &[(name, "true")]).expect_err("refused"), expected);
         }
+        assert!(parse(Kind::Local, &[("annotation.a", "b")]).is_ok());
         assert!(parse(Kind::Image, &[("compression", "lzma")]).is_err());
         assert!(parse(Kind::Image, &[("push", "maybe")]).is_err());
     }

@@ -12,7 +12,9 @@ use crate::{
     mounts::{Left, Prepared, Preparing},
     network,
     ops::{cache_error, keyed::Run, limits::looser},
-    process, user,
+    process,
+    proxy::{Capture, Proxy, Trusted},
+    user,
 };
 use async_trait::async_trait;
 use cache::ImmutableRef;
@@ -133,13 +135,22 @@ impl ExecRun {
             })
         })?;
         let hostname = process::hostname(&meta.hostname);
-        let (lease, network) = self.worker.network(self.op.network, &ctx.progress).await;
+        let (lease, network, proxy) = self
+            .worker
+            .network_of(session, self.op.network, &ctx.progress)
+            .await?;
         let is_host_network = network == spec::Network::Host;
+        let mut env = process::environment(meta, &self.op.secret_env, session, &found.home).await?;
+        let mut trusted = None;
+        if let Some(proxy) = &proxy {
+            proxy.announce(&mut env);
+            trusted = prepared.trust(view, proxy.certificate().to_owned()).await?;
+        }
         let spec = Spec {
             root: prepared.root.clone(),
             mounts: prepared.mounts.clone(),
             args: meta.args.clone(),
-            env: process::environment(meta, &self.op.secret_env, session, &found.home).await?,
+            env,
             cwd: if meta.cwd.is_empty() {
                 "/".to_owned()
             } else {
@@ -170,6 +181,7 @@ impl ExecRun {
                 .log(OutputStream::Stderr, format!("note: {note}\n").as_bytes());
         }
         let ran = self.worker.run_step(spec, lease, prepared.written(), ctx).await;
+        after(proxy, trusted, ctx).await?;
         let (exit, notes) = ran.map_err(|cause| match cause {
             RunError::Canceled => OpError::canceled(),
             RunError::Sandbox(cause) => process::sandbox_error(cause),
@@ -187,6 +199,33 @@ impl ExecRun {
             return Err(self.error(&exit));
         }
         Ok(())
+    }
+}
+
+/// Ends the proxy of a step that is over: its requests are shown and noted, its certificate is taken out.
+async fn after(proxy: Option<Proxy>, trusted: Option<Trusted>, ctx: &OpContext) -> Result<(), OpError> {
+    if let Some(proxy) = proxy {
+        let capture = proxy.finish().await;
+        ctx.progress.log(OutputStream::Stderr, capture.log().as_bytes());
+        note_requests(ctx, &capture);
+    }
+    if let Some(trusted) = trusted {
+        let taken = tokio::task::spawn_blocking(move || trusted.take_out()).await;
+        taken
+            .map_err(|_| OpError::canceled())?
+            .map_err(OpError::environment)?;
+    }
+    Ok(())
+}
+
+/// Tells all builds that want this step what it asked the outside for.
+fn note_requests(ctx: &OpContext, capture: &Arc<Capture>) {
+    for group in ctx.groups() {
+        if let Ok(session) = group.downcast::<Session>()
+            && let Some(proxied) = session.proxy()
+        {
+            proxied.captures.note(ctx.vertex.digest, capture.clone());
+        }
     }
 }
 

@@ -5,7 +5,7 @@
 //! | image, layout | reference, platform, digest |
 //! | git, http | address (user info masked), commit or digest; secrets and agents it may use |
 //! | local | name |
-//! | exec | secrets, ssh agents, whether it had a network |
+//! | exec | secrets, ssh agents, whether it had a network; by a proxy, what it fetched |
 //!
 //! A source whose digest nobody found out (the cache had an answer further on and the op was never asked) makes the
 //! materials incomplete.
@@ -17,9 +17,27 @@ use llb::attr;
 use llb::op::{ExecOp, MountKind, NetMode, Op, SourceOp};
 use oci::{Digest, Platform, Reference};
 use solver::StepReport;
+use worker::Session;
+use worker::proxy::{self, Captures, Incomplete};
 
-/// What sources were found to be, by vertex.
-pub(crate) type Pins = BTreeMap<Digest, String>;
+/// What was found out while a build ran.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Pins {
+    /// What sources were found to be, by vertex.
+    found: BTreeMap<Digest, String>,
+    /// What steps asked the outside for, if they are kept to a proxy.
+    requests: Option<Captures>,
+}
+
+/// A request of a step whose answer is no material.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownRequest {
+    /// The step.
+    pub(crate) vertex: Digest,
+    /// Its command.
+    pub(crate) command: String,
+    pub(crate) request: Incomplete,
+}
 
 /// An image and what it was found to be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,16 +65,22 @@ pub(crate) struct Capture {
     /// The same of ssh agents.
     pub(crate) ssh: BTreeMap<String, bool>,
     pub(crate) has_network: bool,
+    /// Steps were kept to a proxy.
+    pub(crate) is_proxied: bool,
+    pub(crate) unknown_requests: Vec<UnknownRequest>,
     pub(crate) is_incomplete: bool,
 }
 
-/// The pins of a build so far.
-pub(crate) fn pins(report: &[StepReport]) -> Pins {
+/// What is known of a build so far.
+pub(crate) fn pins(report: &[StepReport], session: &Session) -> Pins {
     let pinned = report.iter().filter_map(|step| {
         let pin = step.pin.clone()?;
         Some((step.vertex.digest, pin))
     });
-    pinned.collect()
+    Pins {
+        found: pinned.collect(),
+        requests: session.proxy().map(|proxied| proxied.captures.clone()),
+    }
 }
 
 impl Capture {
@@ -66,10 +90,15 @@ impl Capture {
         for vertex in &graph.vertices {
             match &vertex.op {
                 Op::Source(source) => {
-                    let pin = pins.get(&vertex.digest).map(String::as_str);
+                    let pin = pins.found.get(&vertex.digest).map(String::as_str);
                     capture.source(source, vertex.platform.as_ref(), pin);
                 }
-                Op::Exec(exec) => capture.exec(exec),
+                Op::Exec(exec) => {
+                    capture.exec(exec);
+                    if let Some(requests) = pins.requests.as_ref().filter(|_| exec.network != NetMode::None) {
+                        capture.proxied(vertex.digest, exec, requests.of(&vertex.digest).as_deref());
+                    }
+                }
                 // What it solved is not known here.
                 Op::Build(_) => capture.is_incomplete = true,
                 Op::File(_) | Op::Merge(_) | Op::Diff(_) | Op::Passthrough(_) => {}
@@ -136,6 +165,28 @@ impl Capture {
         self.has_network |= exec.network != NetMode::None;
     }
 
+    /// Adds what a step that was kept to a proxy fetched.
+    /// Differs: what a step of the cache once fetched is not known, and that is said; BuildKit calls it complete.
+    fn proxied(&mut self, vertex: Digest, exec: &ExecOp, seen: Option<&proxy::Capture>) {
+        self.is_proxied = true;
+        let Some(seen) = seen else {
+            self.is_incomplete = true;
+            return;
+        };
+        for material in seen.materials() {
+            let digest = material.digest.to_string();
+            self.http.entry(material.address).or_insert(digest);
+        }
+        for request in seen.unknown() {
+            self.is_incomplete = true;
+            self.unknown_requests.push(UnknownRequest {
+                vertex,
+                command: exec.meta.args.join(" "),
+                request,
+            });
+        }
+    }
+
     /// Adds an image, unless it is there.
     pub(crate) fn image(&mut self, image: ImageSource) {
         let is_same = |known: &ImageSource| {
@@ -175,6 +226,12 @@ impl Capture {
             }
         }
         self.has_network |= other.has_network;
+        self.is_proxied |= other.is_proxied;
+        for unknown in other.unknown_requests {
+            if !self.unknown_requests.contains(&unknown) {
+                self.unknown_requests.push(unknown);
+            }
+        }
         self.is_incomplete |= other.is_incomplete;
     }
 
@@ -200,6 +257,16 @@ impl Capture {
         });
         self.images.sort_by(|a, b| a.reference.cmp(&b.reference));
         self.locals.sort();
+        self.unknown_requests.sort_by(|a, b| {
+            let key = |one: &UnknownRequest| {
+                (
+                    one.vertex,
+                    one.request.method.clone(),
+                    one.request.address.clone(),
+                )
+            };
+            key(a).cmp(&key(b))
+        });
     }
 }
 

@@ -17,7 +17,7 @@ use solver::{Blame, OpError};
 use worker::export::{Attestation, Predicate};
 
 use super::asked::{Provenance, Version};
-use super::capture::{Capture, Pins, masked};
+use super::capture::{Capture, Pins, UnknownRequest, masked};
 use super::materials::{config_source, materials};
 use super::run::Run;
 use super::scope::{Request, Scope, Wanted};
@@ -126,6 +126,8 @@ impl Stating<'_> {
             config_source: request.config_source,
             builder_id: self.asked.builder_id.clone(),
             vcs,
+            is_proxied: capture.is_proxied,
+            unknown_requests: capture.unknown_requests,
             is_hermetic: is_complete && !capture.has_network,
             is_whole,
             is_complete,
@@ -148,6 +150,20 @@ fn incomplete(capture: &Capture) -> String {
     }
     for name in &capture.locals {
         text.push_str(&format!("\n  - {name}\n    reason: local_source"));
+    }
+    if !capture.unknown_requests.is_empty() {
+        text.push_str("\n\nUncaptured requests:");
+    }
+    for UnknownRequest { command, request, .. } in &capture.unknown_requests {
+        text.push_str(&format!("\n  - {command}"));
+        let words = [
+            ("method", request.method.as_str()),
+            ("url", &request.address),
+            ("reason", request.reason),
+        ];
+        for (name, word) in words.iter().filter(|(_, word)| !word.is_empty()) {
+            text.push_str(&format!("\n    {name}: {word}"));
+        }
     }
     text
 }
@@ -285,6 +301,8 @@ struct Document {
     config_source: Map<String, Value>,
     builder_id: String,
     vcs: BTreeMap<String, String>,
+    is_proxied: bool,
+    unknown_requests: Vec<UnknownRequest>,
     is_hermetic: bool,
     /// Nothing of the request is left out.
     is_whole: bool,
@@ -349,7 +367,37 @@ impl Document {
                 metadata.insert("layers".to_owned(), json!(layers));
             }
         }
+        if self.is_proxied {
+            metadata.insert("network".to_owned(), self.network());
+        }
         Value::Object(metadata)
+    }
+
+    /// How steps reached the outside, and what of it is not known.
+    fn network(&self) -> Value {
+        let mut network = Map::new();
+        network.insert("mode".to_owned(), json!("proxy"));
+        let unknown = self.unknown_requests.iter().map(|unknown| {
+            let UnknownRequest {
+                vertex,
+                command,
+                request,
+            } = unknown;
+            let words = [
+                ("op", vertex.to_string()),
+                ("name", command.clone()),
+                ("method", request.method.clone()),
+                ("uri", request.address.clone()),
+                ("reason", request.reason.to_owned()),
+            ];
+            let said = words.into_iter().filter(|(_, word)| !word.is_empty());
+            Value::Object(said.map(|(name, word)| (name.to_owned(), json!(word))).collect())
+        });
+        let unknown: Vec<Value> = unknown.collect();
+        if !unknown.is_empty() {
+            network.insert("proxy".to_owned(), json!({ "incomplete": unknown }));
+        }
+        Value::Object(network)
     }
 
     fn v1(&self, finished: Timestamp, buildkit_metadata: Value) -> Value {

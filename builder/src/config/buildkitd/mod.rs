@@ -10,8 +10,8 @@
 //!
 //! | | keys |
 //! |---|---|
-//! | works | `root` `provenanceEnvDir` `insecure-entitlements` `debug` `trace` `log.*` `grpc.{address,debugAddress,uid,gid,tls.*}` `cdi.*` `dns.*` `history.*` `registry.*` `frontend.*`, `worker.oci.{enabled,labels,platforms,gc,gckeepstorage,reservedSpace,maxUsedSpace,minFreeSpace,gcpolicy,binary,max-parallelism,defaultCgroupParent,networkMode}` |
-//! | refused when it asks for something | `proxyNetwork`, `worker.oci.{enabled=false,apparmor-profile,selinux,userRemapUnsupported,proxySnapshotterPath}`, `networkMode = "cni"` |
+//! | works | `root` `proxyNetwork` `provenanceEnvDir` `insecure-entitlements` `debug` `trace` `log.*` `grpc.{address,debugAddress,uid,gid,tls.*}` `cdi.*` `dns.*` `history.*` `registry.*` `frontend.*`, `worker.oci.{enabled,labels,platforms,gc,gckeepstorage,reservedSpace,maxUsedSpace,minFreeSpace,gcpolicy,binary,max-parallelism,defaultCgroupParent,networkMode}` |
+//! | refused when it asks for something | `worker.oci.{enabled=false,apparmor-profile,selinux,userRemapUnsupported,proxySnapshotterPath}`, `networkMode = "cni"` |
 //! | warned about | what is done otherwise here: `worker.containerd`, `cache.gha`, `otel`, `system`, CNI, snapshotters, `noProcessSandbox` |
 mod section;
 mod sizes;
@@ -37,6 +37,8 @@ pub struct DaemonFile {
     pub root: Option<PathBuf>,
     /// What builds may be granted.
     pub entitlements: Option<Vec<String>>,
+    /// Steps of all builds reach the outside by a proxy only.
+    pub is_proxied: Option<bool>,
     /// Where files with additions to provenance are.
     pub provenance_env_dir: Option<PathBuf>,
     /// How the log is written.
@@ -231,11 +233,11 @@ fn read(mut top: Section<'_, '_>) -> DaemonFile {
     let mut file = DaemonFile {
         root: top.path("root"),
         entitlements: top.texts("insecure-entitlements"),
+        is_proxied: top.bool("proxyNetwork"),
         provenance_env_dir: top.path("provenanceEnvDir"),
         ..DaemonFile::default()
     };
     let (is_debug, is_trace) = (top.bool("debug"), top.bool("trace"));
-    top.refuse("proxyNetwork", asks, "steps cannot be kept to a proxy here");
     if let Some(section) = top.section("log") {
         file.log = log(section);
     }

@@ -146,8 +146,8 @@ fn keys_without_effect_are_named_with_their_place() {
 fn what_cannot_be_done_is_refused_with_its_place() {
     for (text, expected) in [
         (
-            "proxyNetwork = true",
-            "line 1, column 16: proxyNetwork: steps cannot be kept",
+            "[worker.oci]\nselinux = true",
+            "line 2, column 11: worker.oci.selinux",
         ),
         (
             "[worker.oci]\nenabled = false",
@@ -230,7 +230,7 @@ fn what_provenance_states_beside() {
 
 #[test]
 fn every_refusal_is_told_at_once() {
-    let error = refused("proxyNetwork = true\n[worker.oci]\nselinux = true");
+    let error = refused("[worker.oci]\nenabled = false\nselinux = true");
     assert_eq!(error.lines().count(), 2, "{error}");
 }
 
