@@ -3,9 +3,9 @@ use super::builds::Build;
 use super::errors::Failure;
 use super::result::{Refs, Solved};
 use crate::build::Stated;
-use crate::build::attest::{Asked, AskedError, Provenance, Run, Stating, pins};
-use oci::{Digest, Platform};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::build::attest::{Asked, AskedError, Pins, Provenance, Run, Stating, pins};
+use oci::Platform;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use tonic::Code;
 use worker::export::{Attestation, PlatformResult};
@@ -20,7 +20,7 @@ impl From<AskedError> for Failure {
 pub(super) struct Statements<'a> {
     run: &'a Arc<Run>,
     solved: &'a Solved,
-    pins: BTreeMap<Digest, String>,
+    pins: Pins,
     platforms: Vec<Platform>,
     results: BTreeSet<String>,
 }

@@ -70,13 +70,16 @@ impl Shelf {
 /// Who fetches tokens for a host, once that is known.
 type Found = Arc<tokio::sync::OnceCell<Option<Authority>>>;
 
+/// One question at a time about the same token.
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
 /// The tokens of one user.
 #[derive(Default)]
 pub(crate) struct Tokens {
     own: Shelf,
     shared: Arc<Shelf>,
     authorities: Mutex<HashMap<String, Found>>,
-    turns: Mutex<HashMap<(String, Vec<String>), Arc<tokio::sync::Mutex<()>>>>,
+    turns: Mutex<HashMap<(String, Vec<String>), Turn>>,
 }
 
 impl Tokens {

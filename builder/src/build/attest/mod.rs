@@ -27,7 +27,7 @@ pub use asked::AskedError;
 pub(crate) use asked::{Asked, Provenance, Sbom};
 pub use bundle::ClaimError;
 pub(crate) use bundle::{Claim, SPDX, core_first};
-pub(crate) use capture::{ImageSource, pins};
+pub(crate) use capture::{ImageSource, Pins, pins};
 pub(crate) use op_json::protojson;
 pub(crate) use provenance::Stating;
 pub(crate) use run::Run;
