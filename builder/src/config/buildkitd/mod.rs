@@ -23,7 +23,7 @@ pub use sizes::Space;
 pub use worker::{NetworkMode, OciWorker};
 
 use super::{ConfigError, Environment, RegistryFile};
-use section::{Reader, Section, asks};
+use section::{Reader, Section};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
