@@ -328,7 +328,11 @@ mod tests {
             },
         )]
         .into();
-        let hosts = Hosts::new(HostsConfig { hosts }).expect("no certificates");
+        let hosts = Hosts::new(HostsConfig {
+            hosts,
+            ..HostsConfig::default()
+        })
+        .expect("no certificates");
         let urls: Vec<_> = hosts
             .for_pull("docker.io")
             .expect("endpoints")
