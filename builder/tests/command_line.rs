@@ -1,5 +1,8 @@
 //! The program's own words: help, versions, refusals. Also what makes `cargo test` build the program for the crate `tests`.
+mod support;
+
 use std::process::{Command, Output};
+use support::Daemon;
 
 fn builder(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_builder"))
@@ -141,16 +144,28 @@ fn a_dockerfile_is_fetched_from_its_address() {
     let context = folder.path().join("context");
     std::fs::create_dir(&context).expect("made");
     std::fs::write(context.join("file"), "content").expect("written");
-    let out = folder.path().join("out");
+    let daemon = Daemon::start(folder.path());
+    let socket = format!("unix://{}", daemon.socket.display());
+    for door in [None, Some(socket.as_str())] {
+        fetched_and_built(folder.path(), &format!("http://{address}"), door);
+    }
+}
+
+fn fetched_and_built(folder: &std::path::Path, address: &str, door: Option<&str>) {
+    let context = folder.join("context");
+    let out = folder.join(if door.is_some() { "out-daemon" } else { "out" });
     let build = |path: &str| {
-        let root = folder.path().join("root");
-        let file = format!("http://{address}/{path}");
+        let root = folder.join("own");
+        let file = format!("{address}/{path}");
         let (root, context, out) = (
             root.display().to_string(),
             context.display().to_string(),
             out.display().to_string(),
         );
-        builder(&["--root", &root, "build", "-f", &file, "-o", &out, &context])
+        let mut args = vec!["--root", &root, "build", "-f", &file, "-o", &out];
+        args.extend(door.iter().flat_map(|door| ["--addr", door]));
+        args.push(&context);
+        builder(&args)
     };
     let built = build("some/Dockerfile");
     assert_eq!(built.status.code(), Some(0), "{}", text(&built.stderr));

@@ -116,6 +116,7 @@ fn a_build_travels_and_its_page_is_written() {
         let mut record = json(&said(root, &["history", "inspect"]));
         let fields = record.as_object_mut().expect("an object");
         fields.remove("imported");
+        fields.remove("beneath");
         for (_, result) in fields["results"].as_object_mut().expect("results") {
             // Of a result only what the protocol has travels.
             result["descriptor"]

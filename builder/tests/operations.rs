@@ -1,11 +1,13 @@
 //! What those who run a daemon see of it: its configuration, metrics, introspection, log, and the service manager's socket.
 mod support;
 
+use api::control::SolveRequest;
+use api::gateway::{self, ReturnRequest};
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use support::{Daemon, context, directory, local};
+use support::{Daemon, context, directory, local, of};
 
 /// The answer to GET: status and body.
 fn get(socket: &Path, path: &str) -> (u16, String) {
@@ -134,4 +136,108 @@ fn warnings_are_logged_as_objects() {
         message.ends_with("line 1, column 1: typo: no such key; it has no effect"),
         "{message}"
     );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_build_is_shown_and_a_daemon_that_ends_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let debug = folder.path().join("debug.sock");
+    let address = format!("unix://{}", debug.display());
+    let notify = folder.path().join("notify.sock");
+    let manager = UnixDatagram::bind(&notify).expect("bound");
+    let mut daemon = Daemon::start_as(folder.path(), |command| {
+        command.args(["--debugaddr", &address, "--drain-timeout", "1h"]);
+        command.env("NOTIFY_SOCKET", &notify);
+    });
+    let told = || {
+        let length = manager.recv(&mut [0; 256]).expect("told");
+        assert!(length > 0);
+    };
+    told();
+    let client = daemon.client().await;
+    let context = context(folder.path(), "FROM scratch\nCOPY file /copied\n");
+    let dirs: [(&str, &Path); 2] = [("context", &context), ("dockerfile", &context)];
+    let session = client.session("shown-session", &dirs, None).await;
+    let request = SolveRequest {
+        r#ref: "shown".into(),
+        session: "shown-session".into(),
+        frontend_attrs: [("build-arg:TOKEN".to_owned(), "hidden".to_owned())].into(),
+        ..SolveRequest::default()
+    };
+    let mut control = client.control();
+    let solving = tokio::spawn(async move { control.solve(request).await });
+    let asked = gateway::SolveRequest {
+        frontend: "dockerfile.v0".into(),
+        evaluate: true,
+        ..gateway::SolveRequest::default()
+    };
+    let solved = client
+        .bridge()
+        .solve(of("shown", asked))
+        .await
+        .expect("it builds");
+    let (status, page) = get(&debug, "/debug/builds");
+    let builds: serde_json::Value = serde_json::from_str(&page).expect("JSON");
+    assert_eq!(
+        (status, builds.as_array().map(Vec::len)),
+        (200, Some(1)),
+        "{page}"
+    );
+    assert!(
+        page.contains("\"shown\"") && page.contains("COPY file /copied"),
+        "{page}"
+    );
+    assert!(!page.contains("hidden"), "{page}");
+    assert!(get(&debug, "/debug/sessions").1.contains("shown-session"));
+    assert!(get(&debug, "/metrics").1.contains("builder_builds_running 1\n"));
+    daemon.terminate();
+    told();
+    assert_eq!(get(&debug, "/healthz"), (503, "shutting down\n".to_owned()));
+    let returned = ReturnRequest {
+        result: solved.into_inner().result,
+        error: None,
+    };
+    client
+        .bridge()
+        .r#return(of("shown", returned))
+        .await
+        .expect("taken");
+    solving.await.expect("no panic").expect("it ends well");
+    session.cancel();
+    drop(client);
+    assert!(daemon.wait());
+}
+
+#[test]
+fn a_daemon_is_asked_how_it_is() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let daemon = Daemon::start(folder.path());
+    let asked = |address: &str| {
+        let output = Command::new(env!("CARGO_BIN_EXE_builder"))
+            .args(["doctor", "--json", "--addr", address])
+            .output()
+            .expect("the program starts");
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        let findings = said
+            .lines()
+            .map(|line| serde_json::from_str(line).expect("an object"));
+        (
+            output.status.success(),
+            findings.collect::<Vec<serde_json::Value>>(),
+        )
+    };
+    let (is_well, findings) = asked(&format!("unix://{}", daemon.socket.display()));
+    assert!(is_well, "{findings:?}");
+    for subject in ["daemon", "store", "history"] {
+        assert!(
+            findings.iter().any(|finding| finding["subject"] == subject),
+            "{subject} in {findings:?}"
+        );
+    }
+    assert!(
+        findings.iter().all(|finding| finding["state"] != "broken"),
+        "{findings:?}"
+    );
+    let (is_well, findings) = asked(&format!("unix://{}/none.sock", folder.path().display()));
+    assert!(!is_well && findings[0]["state"] == "broken", "{findings:?}");
 }

@@ -8,7 +8,9 @@ use api::trace::trace_service_client::TraceServiceClient;
 use api::trace::trace_service_server::{TraceService, TraceServiceServer};
 use api::trace::{ExportTraceServiceRequest, ExportTraceServiceResponse, ResourceSpans, ScopeSpans, Span};
 use futures_util::StreamExt;
+use prost::Message;
 use serde_json::Value;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
 use support::{Client, Daemon, context};
 use tokio::sync::mpsc;
@@ -181,5 +183,104 @@ async fn spans_are_sent_to_a_collector() {
     assert!(
         names.contains(&SOLVE) && names.contains(&"[1/1] COPY file /copied"),
         "{names:?}"
+    );
+}
+
+/// A collector that speaks OTLP in HTTP: passes on each request's first line, its headers and what it holds.
+fn http_collector() -> (
+    String,
+    std::sync::mpsc::Receiver<(String, ExportTraceServiceRequest)>,
+) {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = listener.local_addr().expect("it has one");
+    let (sender, received) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(&stream);
+            let mut head = String::new();
+            while !head.ends_with("\r\n\r\n") && reader.read_line(&mut head).is_ok_and(|read| read > 0) {}
+            let length = head.lines().find_map(|line| {
+                let (name, value) = line.split_once(':')?;
+                name.eq_ignore_ascii_case("content-length")
+                    .then(|| value.trim().parse().ok())?
+            });
+            let mut body = vec![0; length.unwrap_or_default()];
+            reader.read_exact(&mut body).expect("a whole request");
+            let answer = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+            (&stream).write_all(answer.as_bytes()).expect("answered");
+            let sent = ExportTraceServiceRequest::decode(&body[..]).expect("protobuf");
+            if sender.send((head, sent)).is_err() {
+                break;
+            }
+        }
+    });
+    (format!("http://{address}"), received)
+}
+
+/// Names of the spans, and what the program calls itself.
+fn names(sent: &ExportTraceServiceRequest) -> (Vec<String>, Vec<String>) {
+    let all = &sent.resource_spans;
+    let spans = all
+        .iter()
+        .flat_map(|one| &one.scope_spans)
+        .flat_map(|scope| &scope.spans);
+    let keys = all
+        .iter()
+        .filter_map(|one| one.resource.as_ref())
+        .flat_map(|one| &one.attributes);
+    (
+        spans.map(|span| span.name.clone()).collect(),
+        keys.map(|pair| pair.key.clone()).collect(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn spans_are_sent_by_http_through_both_doors() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (address, received) = http_collector();
+    let context = context(folder.path(), "FROM scratch\nCOPY file /copied\n");
+    let variables = [
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", address.as_str()),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_EXPORTER_OTLP_HEADERS", "x-key=value"),
+    ];
+    let daemon = Daemon::start_as(folder.path(), |command| {
+        command.envs(variables);
+    });
+    build(&daemon.client().await, "one", &context, None).await;
+    let (head, of_daemon) = received.recv().expect("sent");
+    assert!(head.starts_with("POST /v1/traces HTTP/1.1\r\n"), "{head}");
+    let head = head.to_ascii_lowercase();
+    assert!(
+        head.contains("content-type: application/x-protobuf\r\n"),
+        "{head}"
+    );
+    assert!(head.contains("x-key: value\r\n"), "{head}");
+    let (spans, keys) = names(&of_daemon);
+    assert!(spans.iter().any(|name| name == SOLVE), "{spans:?}");
+    assert!(keys.iter().any(|key| key == "service.name"), "{keys:?}");
+
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_builder"))
+        .arg("--root")
+        .arg(folder.path().join("own"))
+        .args(["build", "--progress=plain"])
+        .arg(&context)
+        .envs(variables)
+        .env("TRACEPARENT", format!("00-{TRACE}-{PARENT}-01"))
+        .output()
+        .expect("it starts");
+    assert!(output.status.success());
+    let (_, own) = received.recv().expect("sent before the program ended");
+    let (spans, _) = names(&own);
+    assert!(
+        spans.iter().any(|name| name == "[1/1] COPY file /copied"),
+        "{spans:?}"
+    );
+    let first = &own.resource_spans[0].scope_spans[0].spans[0];
+    let trace: [u8; 16] = u128::from_str_radix(TRACE, 16).expect("hex").to_be_bytes();
+    let parent: [u8; 8] = u64::from_str_radix(PARENT, 16).expect("hex").to_be_bytes();
+    assert_eq!(
+        (&first.trace_id[..], &first.parent_span_id[..]),
+        (&trace[..], &parent[..])
     );
 }

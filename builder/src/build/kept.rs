@@ -11,9 +11,13 @@
 use crate::history::{History, Record};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use oci::Descriptor;
+use cache::Cache;
+use oci::{Descriptor, Document, MAX_MANIFEST_BYTES};
 use std::collections::BTreeMap;
 use worker::export::{Attestation, Done, IN_TOTO, PREDICATE_TYPE};
+
+/// Manifests and configs kept of one result.
+const MAX_BENEATH: usize = 256;
 
 /// What one build leaves.
 #[derive(Clone, Debug, Default)]
@@ -43,14 +47,41 @@ impl Kept {
             .extend(descriptor.map(|descriptor| (number, descriptor)));
     }
 
-    /// Puts all of it into the history and a record.
-    pub(crate) fn file(self, history: &History, record: &mut Record) {
+    /// Puts all of it into the history and a record. Manifests are copied from the store, so that a record can be shown and
+    /// exported when the store was pruned.
+    pub(crate) fn file(self, history: &History, cache: &Cache, record: &mut Record) {
         record.response = self.metadata;
         record.statements = self.stated.keep(history, &self.layers);
         for (number, descriptor) in self.descriptors {
+            record.beneath.extend(copied(history, cache, &descriptor));
             record.results.entry(number).or_default().descriptor = Some(descriptor);
         }
     }
+}
+
+/// Copies a manifest or index and the manifests and configs beneath it; answers what lies beneath.
+fn copied(history: &History, cache: &Cache, top: &Descriptor) -> Vec<Descriptor> {
+    let (mut open, mut beneath) = (vec![top.clone()], Vec::new());
+    while let Some(one) = open.pop().filter(|_| beneath.len() < MAX_BENEATH) {
+        // What is not there, as of another platform's base, is not kept.
+        let Ok(bytes) = cache.content().read(&one.digest, MAX_MANIFEST_BYTES as u64) else {
+            continue;
+        };
+        if let Err(error) = history.attach(&one.media_type, &bytes) {
+            tracing::warn!(%error, "the history has not all of a build's result");
+            break;
+        }
+        match Document::parse(&bytes, &one.media_type) {
+            Ok(Document::Index(index)) => open.extend(index.manifests),
+            Ok(Document::Manifest(manifest)) => open.push(manifest.config),
+            // A config.
+            Err(_) => {}
+        }
+        if one.digest != top.digest {
+            beneath.push(Descriptor::new(&one.media_type, one.digest, one.size));
+        }
+    }
+    beneath
 }
 
 /// What the history is to keep of statements: the name there, the platform it is of, the statement.

@@ -11,6 +11,7 @@ use super::files;
 use super::offer::offer;
 use super::provenance::{Mode, of_record};
 use super::recorder::Recorder;
+use super::remote_file::{NAME, definition, doing};
 use super::signals::Signals;
 use super::store::{open_store, registry};
 use crate::build::{self, BuildError, Engine, Outcome};
@@ -83,7 +84,7 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     job.discard().await;
     let summary = screen.finish().await;
     let wanted = Mode::of(&config.environment);
-    let (history, record) = recorder.finish(&mut built).await;
+    let (history, record) = recorder.finish(&mut built, &engine.cache).await;
     let mut outcome = built?;
     outcome.notes.extend(notes);
     super::caches::finish(&request, &outcome.response)?;
@@ -102,16 +103,7 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
 
 /// A Dockerfile from an http address, checked against what is kept of it from last time as any http source is.
 async fn fetch(engine: &Engine, address: &str) -> Result<Vec<u8>, BuildError> {
-    const NAME: &str = "Dockerfile";
-    let source = llb::state::HttpSource {
-        url: address.to_owned(),
-        filename: NAME.to_owned(),
-        ..llb::state::HttpSource::default()
-    };
-    let wrong = |error: llb::Error| machine(&format!("fetch {address}"), error);
-    let constraints = llb::state::Constraints::default()
-        .named(format!("[internal] load remote build definition {address}"));
-    let definition = llb::state::marshal(&source.state(constraints)).map_err(wrong)?;
+    let definition = definition(address)?;
     let caller: Arc<dyn Caller> = Arc::new(session::LocalCaller::new(
         SessionId::new("fetch"),
         session::LocalOptions::default(),
@@ -133,14 +125,9 @@ async fn fetch(engine: &Engine, address: &str) -> Result<Vec<u8>, BuildError> {
     let read =
         frontend::Gateway::read_files(&bridge, &definition, &[frontend::FileRequest::whole(NAME)]).await;
     job.stop().await;
-    let files = read.map_err(|error| machine(&format!("fetch the Dockerfile from {address}"), error))?;
+    let files = read.map_err(|error| machine(&doing(address), error))?;
     let text = files.into_iter().next().flatten();
-    text.ok_or_else(|| {
-        machine(
-            &format!("fetch the Dockerfile from {address}"),
-            "the answer is empty",
-        )
-    })
+    text.ok_or_else(|| machine(&doing(address), "the answer is empty"))
 }
 
 /// The engine of this process: store, worker and solver.

@@ -8,6 +8,7 @@ mod store;
 mod tokens; // tokens for registries, fetched here
 mod offer;
 mod caches; // folders that hold caches
+mod remote_file; // a Dockerfile from an address
 mod provenance; // for --metadata-file
 mod files;
 mod signals;

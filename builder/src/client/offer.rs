@@ -59,9 +59,10 @@ pub(super) fn offer(
             folders.push(folder);
         }
         DockerfileSource::Address(address) => {
+            // Both doors fetch it before they come here.
             return Err(BuildError::Machine {
                 doing: format!("fetch {address}"),
-                reason: "not supported on a daemon (--addr): download the file first".into(),
+                reason: "it was not fetched before the build".into(),
             });
         }
         // Daemons look for it beneath a name of its own, wherever it lies.

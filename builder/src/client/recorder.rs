@@ -15,6 +15,7 @@ use crate::progress::{Tap, wire};
 use crate::request::{BuildRequest, ContextSource};
 use crate::trace::{Ended, Exporter as Collector, MEDIA_TYPE, TraceContext, Trail, write_stubs};
 use api::trace::ResourceSpans;
+use cache::Cache;
 use parking_lot::Mutex;
 use prost::Message;
 use std::path::Path;
@@ -85,6 +86,7 @@ impl Recorder {
     pub(super) async fn finish(
         mut self,
         result: &mut Result<Outcome, BuildError>,
+        cache: &Cache,
     ) -> (History, Option<Record>) {
         let kept = match result {
             Ok(outcome) => std::mem::take(&mut outcome.kept),
@@ -105,7 +107,7 @@ impl Recorder {
         if let Some(running) = self.running.take() {
             running.update(|record| {
                 record.steps = steps;
-                kept.file(&self.history, record);
+                kept.file(&self.history, cache, record);
                 let trace = self
                     .history
                     .attach(MEDIA_TYPE, &write_stubs(std::iter::once(spans.clone())));

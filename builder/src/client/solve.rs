@@ -12,13 +12,13 @@ use super::in_process::{machine, new_id, runtime};
 use super::offer::offer;
 use super::provenance::{Mode, of_daemon};
 use super::signals::Signals;
-use super::{Setting, files};
+use super::{Setting, files, remote_file};
 use crate::build::outputs::{End, Placed, check, place, sentence};
 use crate::build::{BuildError, CacheEntry, Lines, Outcome};
 use crate::config::Config;
 use crate::daemon::ADVICE;
 use crate::progress::{Screen, wire};
-use crate::request::{BuildRequest, ContextSource, Output, OutputKind};
+use crate::request::{BuildRequest, ContextSource, DockerfileSource, Output, OutputKind};
 use api::control::control_client::ControlClient;
 use api::control::{CacheOptions, CacheOptionsEntry, Exporter, SolveRequest, StatusRequest};
 use api::gateway::{self, llb_bridge_client::LlbBridgeClient};
@@ -80,6 +80,19 @@ async fn run(
     let notes = super::caches::prepare(&mut request);
     let id = new_id().map_err(|error| machine("make an id", error))?;
     let session = new_id().map_err(|error| machine("make an id", error))?;
+    let channel = tokio::select! {
+        biased;
+        signal = signals.received() => return Err(BuildError::Cancelled { signal }),
+        channel = remote.connect() => channel?,
+    };
+    if let DockerfileSource::Address(address) = &request.dockerfile {
+        let text = tokio::select! {
+            biased;
+            signal = signals.received() => return Err(BuildError::Cancelled { signal }),
+            text = remote_file::fetch(&channel, address) => text?,
+        };
+        request.dockerfile = DockerfileSource::Text(text);
+    }
     let offer = offer(config, SessionId::new(&session), &request, setting.stdin)?;
     let mut places = Places::open(&request)?;
     let provider = Arc::new(Provider::new(
@@ -87,11 +100,6 @@ async fn run(
         std::mem::take(&mut places.wire),
         std::mem::take(&mut places.stores),
     ));
-    let channel = tokio::select! {
-        biased;
-        signal = signals.received() => return Err(BuildError::Cancelled { signal }),
-        channel = remote.connect() => channel?,
-    };
     let answering = channel.clone();
     let bridge = LlbBridgeClient::new(channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let control = ControlClient::new(channel).max_decoding_message_size(MAX_MESSAGE);
@@ -202,7 +210,7 @@ async fn ask(
 }
 
 /// A call for a build.
-fn of_build<T>(build: &str, message: T) -> Result<Request<T>, Status> {
+pub(super) fn of_build<T>(build: &str, message: T) -> Result<Request<T>, Status> {
     let id = build
         .parse()
         .map_err(|_| Status::internal("a build's id is no header"))?;
@@ -212,7 +220,7 @@ fn of_build<T>(build: &str, message: T) -> Result<Request<T>, Status> {
 }
 
 /// A failure as it is passed on.
-fn told(status: &Status) -> api::rpc::Status {
+pub(super) fn told(status: &Status) -> api::rpc::Status {
     let whole = api::rpc::Status::decode(status.details()).ok();
     whole.unwrap_or_else(|| api::rpc::Status {
         code: status.code().into(),

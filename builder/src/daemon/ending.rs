@@ -54,7 +54,7 @@ impl Runner {
         let is_shared = request.trace.is_shared();
         running.update(|record| {
             record.steps = left.steps;
-            left.kept.file(&self.history, record);
+            left.kept.file(&self.history, &self.engine.cache, record);
         });
         if !is_shared {
             let trace = self.trace(&build.id, spans.clone(), false).await;

@@ -49,6 +49,9 @@ pub struct Record {
     /// What came out, by the exporter's number.
     #[serde(default)]
     pub results: BTreeMap<u32, Result>,
+    /// Manifests and configs beneath the results, which are kept with the record.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub beneath: Vec<Descriptor>,
     /// Statements about what was built, such as provenance, by platform; of a result without any under the empty name.
     #[serde(default)]
     pub statements: BTreeMap<String, Vec<Descriptor>>,
@@ -146,6 +149,7 @@ impl Record {
             trace: None,
             response: BTreeMap::new(),
             results: BTreeMap::new(),
+            beneath: Vec::new(),
             statements: BTreeMap::new(),
             is_pinned: false,
             steps: Steps::default(),
@@ -224,6 +228,7 @@ impl Record {
             .chain(&self.trace)
             .chain(&self.external_error)
             .chain(self.statements.values().flatten())
+            .chain(&self.beneath)
             .chain(self.results.values().filter_map(|made| made.descriptor.as_ref()))
     }
 }
