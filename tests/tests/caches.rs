@@ -228,6 +228,17 @@ fn an_image_serves_as_a_cache() {
         );
         let from = format!("--cache-from={name}");
         assert_eq!(place.ran("second", &[&from]), [""; 0]);
+        // So does one whose layers have other times than what was built.
+        let times = format!("{}/team/times:1", registry.address);
+        let output = format!("type=image,name={times},push=true,rewrite-timestamp=true");
+        let epoch = "--build-arg=SOURCE_DATE_EPOCH=1000000";
+        place.build(
+            "first",
+            "plain",
+            &["--cache-to=type=inline", epoch, "-o", &output],
+        );
+        let from = format!("--cache-from={times}");
+        assert_eq!(place.ran("fourth", &[&from, epoch]), [""; 0]);
         // One without a cache in it serves nothing, and says so.
         let plain = format!("{}/team/plain:1", registry.address);
         place.build("first", "plain", &["--push", "-t", &plain]);

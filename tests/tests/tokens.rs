@@ -52,7 +52,7 @@ impl Client<'_> {
 #[test]
 fn a_daemon_pulls_and_pushes_with_tokens_that_its_client_fetches() {
     if !(tool("docker-registry") && tool("skopeo")) {
-        println!("skipped: docker-registry and skopeo are needed");
+        eprintln!("skipped: docker-registry and skopeo are needed");
         return;
     }
     let place = tempfile::Builder::new()

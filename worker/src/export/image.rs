@@ -194,9 +194,11 @@ async fn one(
     let made = config::Made::of_layers(platform.result.as_ref(), &stored);
     config::complete(&mut config, &made, diff_ids, epoch, &base);
     if let Some(keys) = &platform.inline_cache {
+        // A layer whose times were rewritten stands for the one it was made of.
         let layers: Vec<_> = layers
             .iter()
-            .map(|layer| (layer.descriptor.digest, layer.diff_id))
+            .zip(&stored)
+            .map(|(layer, stored)| (layer.descriptor.digest, stored.diff_id))
             .collect();
         crate::remote::write_inline(cache, keys, sink, &layers, &mut config).await;
     }
