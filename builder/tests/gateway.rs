@@ -377,6 +377,52 @@ async fn a_syntax_line_runs_the_image_it_names() {
     assert!(status.message().contains("moby.buildkit.frontend.subrequests"));
 }
 
+#[test]
+fn a_syntax_line_runs_the_image_it_names_without_a_daemon_too() {
+    if !can_run() {
+        return;
+    }
+    let folder = tempfile::tempdir().expect("a folder");
+    let image = folder.path().join("image");
+    std::fs::create_dir_all(image.join("root")).expect("made");
+    with_libraries(&frontend_program(), &image.join("root"));
+    std::fs::write(
+        image.join("Dockerfile"),
+        "FROM scratch\nCOPY root /\nENTRYPOINT [\"/frontend\"]\nLABEL moby.buildkit.frontend.network.none=true\n",
+    )
+    .expect("written");
+    let builder = |arguments: &[&str], context: &Path| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_builder"));
+        command.arg("--root").arg(folder.path().join("root"));
+        let ran = command.args(arguments).arg(context).output().expect("it runs");
+        let said = String::from_utf8_lossy(&ran.stderr).into_owned();
+        (ran.status.success(), said)
+    };
+    let (is_fine, said) = builder(&["build", "-t", "localhost:1/our/frontend:1"], &image);
+    assert!(is_fine, "{said}");
+    let text = "# syntax=localhost:1/our/frontend:1\nFROM scratch\nCOPY file /copied\n";
+    let context = context(folder.path(), text);
+    let out = folder.path().join("out");
+    let output = format!("type=local,dest={}", out.display());
+    let (is_fine, said) = builder(&["build", "-o", &output], &context);
+    assert!(is_fine, "{said}");
+    assert_eq!(std::fs::read(out.join("copied")).expect("written"), b"content\n");
+    let (is_fine, said) = builder(&["build", "--build-arg", "mode=fail", "-o", &output], &context);
+    assert!(
+        !is_fine && said.contains("nothing here is to this frontend's taste"),
+        "{said}"
+    );
+    // What was tried at first is no build.
+    let listed = Command::new(env!("CARGO_BIN_EXE_builder"))
+        .arg("--root")
+        .arg(folder.path().join("root"))
+        .args(["history", "ls"])
+        .output()
+        .expect("it runs");
+    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+    assert_eq!(listed.lines().count(), 1 + 3, "{listed}");
+}
+
 /// Serves one file with a time, whatever is asked for; gives the address.
 fn one_file() -> String {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");

@@ -38,12 +38,16 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
         (_, Some(text)) => Call::parse(text)?,
         _ => None,
     };
-    let (mut request, stdin) = request(&flags, &config)?;
-    if let Some(call) = &call {
-        request.question = Some(format!("frontend.{}", call.name));
-        request.outputs.clear();
-    }
-    let setting = Setting {
+    let asked = || -> Result<(BuildRequest, Stdin), UsageError> {
+        let (mut request, stdin) = request(&flags, &config)?;
+        if let Some(call) = &call {
+            request.question = Some(format!("frontend.{}", call.name));
+            request.outputs.clear();
+        }
+        Ok((request, stdin))
+    };
+    let (request, stdin) = asked()?;
+    let setting = |stdin| Setting {
         look: Look::of(&config.environment),
         kind,
         stdin,
@@ -54,8 +58,16 @@ pub(super) fn run(global: &Global, flags: BuildFlags) -> Result<ExitStatus> {
     };
     let is_quiet = flags.quiet == Some(true) || flags.progress.as_deref() == Some("quiet");
     let outcome = match &remote {
-        Some(remote) => client::build_on(remote, &config, request, setting)?,
-        None => client::build(&config, request, setting)?,
+        Some(remote) => client::build_on(remote, &config, request, setting(stdin))?,
+        None => match client::build(&config, request, setting(stdin)) {
+            // Stdin can be read but once.
+            Err(error) if client::wants_image(&error) && !reads_stdin(&flags) => {
+                only_here(&flags)?;
+                let (request, stdin) = asked()?;
+                client::build_beside(&config, request, setting(stdin))?
+            }
+            built => built?,
+        },
     };
     if let Some(call) = call {
         return call.print(&outcome.response);
@@ -88,6 +100,11 @@ fn only_here(flags: &BuildFlags) -> Result<(), UsageError> {
         Some((flag, _, why)) => Err(UsageError::new(format!("{flag}: {why}"))),
         None => Ok(()),
     }
+}
+
+/// Whether the context or the Dockerfile comes from stdin.
+fn reads_stdin(flags: &BuildFlags) -> bool {
+    flags.context == "-" || flags.file.as_deref() == Some("-")
 }
 
 fn progress_kind(flags: &BuildFlags, config: &Config) -> Result<Kind, UsageError> {

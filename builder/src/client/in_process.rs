@@ -7,6 +7,7 @@
 //!
 //! A signal drops the build; then the job is discarded, which waits until every step it ran has ended and
 //! given back its mounts. Only after that the process ends.
+use super::beside::wants_image;
 use super::files;
 use super::offer::offer;
 use super::provenance::{Mode, of_record};
@@ -85,6 +86,13 @@ async fn run(config: &Config, mut request: BuildRequest, setting: Setting) -> Re
     let summary = screen.finish().await;
     let wanted = Mode::of(&config.environment);
     let (history, record) = recorder.finish(&mut built, &engine.cache).await;
+    if let (Err(error), Some(record)) = (&built, &record)
+        && wants_image(error)
+        && let Err(error) = history.remove(&record.id)
+    {
+        // It is asked anew, and has a record then.
+        tracing::warn!(%error, "the record of a build that did not begin is kept");
+    }
     let mut outcome = built?;
     outcome.notes.extend(notes);
     super::caches::finish(&request, &outcome.response)?;

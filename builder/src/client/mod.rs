@@ -18,9 +18,11 @@ mod transfer;
 mod connect;
 mod attach;
 mod solve;
+mod beside; // a daemon of a build's own
 mod usage;
 mod checkup;
 
+pub use beside::{build_beside, wants_image};
 pub use checkup::checkup;
 pub use connect::{Address, AddressError, ConnectError, Remote, TlsFiles};
 pub(crate) use in_process::new_id;
