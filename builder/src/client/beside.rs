@@ -85,6 +85,8 @@ fn service(socket: &Path) -> Service {
             security_insecure: true,
         },
         has_devices: true,
+        // A build says for itself whether it is.
+        is_proxied: false,
         history: Limits::default(),
         gc: Gc {
             is_on: Some(false),

@@ -78,10 +78,6 @@ mod tests {
         ("cache.azblob", "refused by name"),
         ("cache.gha", "refused by name"),
         ("cache.s3", "refused by name"),
-        (
-            "exec.meta.network.proxy",
-            "steps have no proxy that writes down what they fetch",
-        ),
         ("exec.meta.security.devices.v1", "nothing of BuildKit asks for it"),
         ("exporter.session", "outputs that clients bring along themselves"),
         ("source.git.bundle", "repositories out of blobs"),
@@ -93,7 +89,7 @@ mod tests {
     /// The other names BuildKit has, each of which must be here.
     const HERE: &str = "
         constraints diffop exec.cgroup exec.meta.base exec.meta.cdi exec.meta.cgroup.parent exec.meta.linux.resources
-        exec.meta.network exec.meta.proxyenv exec.meta.removemountstubs.recursive exec.meta.security
+        exec.meta.network exec.meta.network.proxy exec.meta.proxyenv exec.meta.removemountstubs.recursive exec.meta.security
         exec.meta.setsdefaultpath exec.meta.ulimit exec.mount.bind exec.mount.bind.readwrite-nooutput exec.mount.cache
         exec.mount.cache.content exec.mount.cache.sharing exec.mount.secret exec.mount.selector exec.mount.ssh
         exec.mount.tmpfs exec.mount.tmpfs.size exec.secretenv exec.validexitcode exporter.image.annotations

@@ -46,6 +46,7 @@ caps! {
     SOURCE_IMAGE_BLOB = "source.imageblob";
     SOURCE_OCI_LAYOUT = "source.ocilayout";
     EXEC_META_BASE = "exec.meta.base";
+    EXEC_META_NETWORK_PROXY = "exec.meta.network.proxy";
     EXEC_META_PROXY = "exec.meta.proxyenv";
     EXEC_META_NETWORK = "exec.meta.network";
     EXEC_META_SECURITY = "exec.meta.security";
