@@ -174,6 +174,7 @@ impl Receiver<'_> {
             last: None,
             count: 0,
             files: HashMap::new(),
+            open_files: 0,
             late: Vec::new(),
             is_listed: false,
             received: (0, 0),
@@ -244,6 +245,8 @@ struct Work<'a> {
     count: u32,
     /// Files asked for that are not whole.
     files: HashMap<u32, Asked>,
+    /// How many of them are open.
+    open_files: usize,
     /// Done when all files are whole: hard links, and the attributes of directories.
     late: Vec<Entry>,
     is_listed: bool,
@@ -502,15 +505,15 @@ impl Work<'_> {
 
     /// A file that was asked for, opened for writing.
     fn file(&mut self, id: u32) -> Result<&mut Asked, ReceiveError> {
-        let open = self.files.values().filter(|asked| asked.file.is_some()).count();
         let (Some(asked), Some(made)) = (self.files.get_mut(&id), self.made.as_ref()) else {
             return Err(ReceiveError::Protocol("data of a file nobody asked for"));
         };
         if asked.file.is_none() {
-            if open >= MAX_OPEN_FILES {
+            if self.open_files >= MAX_OPEN_FILES {
                 return Err(ReceiveError::Protocol("too many files at the same time"));
             }
             asked.file = Some(made.root.create_file(&asked.entry.path, 0o600)?);
+            self.open_files += 1;
         }
         Ok(asked)
     }
@@ -518,6 +521,7 @@ impl Work<'_> {
     fn whole(&mut self, id: u32) -> Result<(), ReceiveError> {
         if let (Some(asked), Some(made)) = (self.files.remove(&id), self.made.as_ref()) {
             drop(asked.file);
+            self.open_files -= 1;
             made.attributes(&asked.entry)?;
             self.received.0 += 1;
         }
