@@ -9,6 +9,9 @@
 //! A context that came over the wire lies in the store already, in files nobody changes any more. Writing its bytes into a
 //! tar costs a second copy and a digest of it, which are needed only when the layer is exported; and a step that runs on top
 //! would unpack it again. A context that is read in place is the user's, and is never linked.
+//!
+//! Differs: a step sees that such a file has more than one name (`st_nlink`), though no other is to be found; in what is
+//! exported there is no trace of it (`a_directory_of_links_is_the_layer_a_tar_would_be`).
 use super::{Dir, Inode, Item, Source, Stage};
 use crate::file::FileError;
 use cache::view::{Contents, Node};
