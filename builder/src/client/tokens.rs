@@ -140,7 +140,11 @@ fn new_seed() -> io::Result<Seed> {
 fn cannot_be(error: &io::Error) -> bool {
     matches!(
         error.kind(),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotADirectory
+        io::ErrorKind::PermissionDenied
+            | io::ErrorKind::ReadOnlyFilesystem
+            | io::ErrorKind::NotADirectory
+            // A file where the folder would be.
+            | io::ErrorKind::AlreadyExists
     )
 }
 
