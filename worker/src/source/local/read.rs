@@ -81,7 +81,11 @@ pub fn read_context(dir: &Path, options: &ContextOptions) -> Result<TreeIndex, C
     let origin = StatOrigin {
         ids: Arc::new(ids),
         file: options.stat_cache.clone(),
-        walked_at,
+        // Where nothing is written again, nothing is too young to be known by its state.
+        walked_at: match options.is_kept {
+            true => Timestamp::from_secs(i64::MAX),
+            false => walked_at,
+        },
     };
     Ok(TreeIndex::of_context(entries)?.with_origin(origin))
 }
@@ -226,8 +230,31 @@ mod tests {
 
     fn view(dir: &Path, options: &ContextOptions) -> View {
         let tree = Arc::new(read_context(dir, options).expect("reads"));
-        let contents = Arc::new(Contents::Dir(Root::open(dir).expect("opens")));
+        let root = Root::open(dir).expect("opens");
+        let root = if options.is_kept { root.kept() } else { root };
+        let contents = Arc::new(Contents::Dir(root));
         View::new(vec![ViewLayer { tree, contents }])
+    }
+
+    #[test]
+    fn what_is_never_written_again_is_known_at_once() {
+        let temp = context(&["a", "d/b"]);
+        let kept = tempfile::tempdir().expect("temporary directory");
+        for (is_kept, expected) in [(false, 0), (true, 2)] {
+            let options = ContextOptions {
+                stat_cache: Some(kept.path().join("stat")),
+                is_kept,
+                ..ContextOptions::default()
+            };
+            let seen = view(temp.path(), &options);
+            checksum(&seen, &[Selector::default()]).expect("reads");
+            cache::stat_cache::save(&seen.layers()[0].tree).expect("keeps");
+            let again = read_context(temp.path(), &options).expect("reads");
+            let known = again
+                .iter()
+                .filter(|record| again.digest(record.index()).is_some());
+            assert_eq!(known.count(), expected, "kept: {is_kept}");
+        }
     }
 
     #[test]
