@@ -4,15 +4,12 @@ mod support;
 mod calls;
 #[path = "sequences/format.rs"]
 mod format;
-#[path = "sequences/recorder.rs"]
-mod recorder;
 #[expect(unreachable_pub, reason = "another package's as well")]
 #[path = "../../tests/src/registry.rs"]
 mod registry;
 #[path = "sequences/replay.rs"]
 mod replay;
 
-use recorder::Recorder;
 use std::path::{Path, PathBuf};
 
 /// Every file of `sequences/`.
@@ -45,16 +42,4 @@ async fn every_sequence_is_answered() {
         }
     }
     assert!(failed.is_empty(), "not answered as they should be: {failed:?}");
-}
-
-/// Writes down what a client asks: `SEQUENCE_DAEMON` is the daemon's socket, `SEQUENCE_SOCKET` the one to give the client,
-/// `SEQUENCE_OUT` the file.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "a tool: it records until it is ended"]
-async fn record() {
-    let place =
-        |name: &str| PathBuf::from(std::env::var_os(name).unwrap_or_else(|| panic!("{name} is not set")));
-    let daemon = support::connect(place("SEQUENCE_DAEMON")).await.channel;
-    let out = std::fs::File::create(place("SEQUENCE_OUT")).expect("made");
-    Recorder::serve(daemon, &place("SEQUENCE_SOCKET"), Box::new(out)).await;
 }

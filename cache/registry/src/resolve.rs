@@ -59,24 +59,8 @@ impl Registry {
     /// # Errors
     /// Not allowed, or not reachable.
     pub async fn has_blob(&self, reference: &Reference, digest: &Digest) -> Result<bool, RegistryError> {
-        let what = format!("{}@{digest}", reference.name());
-        let mut refused = None;
-        for endpoint in self.inner.hosts.for_pull(reference.domain())? {
-            let ask = Ask {
-                method: Method::HEAD,
-                repository: reference.path(),
-                path: format!("blobs/{digest}"),
-                scopes: vec![pull_scope(reference.path())],
-                action: format!("look for blob {what}"),
-            };
-            match self.send(&endpoint, &ask, |request| request).await {
-                Ok(answer) if answer.status().is_success() => return Ok(true),
-                Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {}
-                Ok(answer) => refused = Some(refusal(answer, &ask, &endpoint.host, &what, false).await),
-                Err(error) => refused = Some(error),
-            }
-        }
-        refused.map_or(Ok(false), Err)
+        let found = self.blob_head(reference, digest, |_| Ok(())).await?;
+        Ok(found.is_some())
     }
 
     /// How many bytes a blob of the repository of `reference` has; `None` where there is no such blob.
@@ -88,6 +72,20 @@ impl Registry {
         reference: &Reference,
         digest: &Digest,
     ) -> Result<Option<u64>, RegistryError> {
+        let read = |answer: &Response| {
+            let size = header(answer, "content-length").and_then(|size| size.parse().ok());
+            size.ok_or("it does not say how large the blob is")
+        };
+        self.blob_head(reference, digest, read).await
+    }
+
+    /// What `read` finds in the first head of a blob that has it; `None` where no registry has the blob.
+    async fn blob_head<T>(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        read: impl Fn(&Response) -> Result<T, &'static str>,
+    ) -> Result<Option<T>, RegistryError> {
         let what = format!("{}@{digest}", reference.name());
         let mut refused = None;
         for endpoint in self.inner.hosts.for_pull(reference.domain())? {
@@ -99,19 +97,16 @@ impl Registry {
                 action: format!("look for blob {what}"),
             };
             match self.send(&endpoint, &ask, |request| request).await {
-                Ok(answer) if answer.status().is_success() => {
-                    let size = header(&answer, "content-length").and_then(|size| size.parse().ok());
-                    match size {
-                        Some(size) => return Ok(Some(size)),
-                        None => {
-                            refused = Some(RegistryError::Invalid {
-                                action: ask.action.clone(),
-                                host: endpoint.host.clone(),
-                                reason: "it does not say how large the blob is".to_owned(),
-                            });
-                        }
+                Ok(answer) if answer.status().is_success() => match read(&answer) {
+                    Ok(found) => return Ok(Some(found)),
+                    Err(reason) => {
+                        refused = Some(RegistryError::Invalid {
+                            action: ask.action.clone(),
+                            host: endpoint.host.clone(),
+                            reason: reason.to_owned(),
+                        });
                     }
-                }
+                },
                 Ok(answer) if answer.status() == StatusCode::NOT_FOUND => {}
                 Ok(answer) => refused = Some(refusal(answer, &ask, &endpoint.host, &what, false).await),
                 Err(error) => refused = Some(error),

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use cache::{ImmutableRef, RecordInfo};
 use llb::Vertex;
-use oci::Digest;
 use solver::{CacheMap, Op, OpContext, OpError};
 
 use crate::meter::SinkMeter;
@@ -36,15 +35,6 @@ impl CombineOp {
 impl Op<ImmutableRef> for CombineOp {
     async fn cache_map(&self, _: &OpContext, _: usize) -> Result<(CacheMap, bool), OpError> {
         Ok((cache_map(&self.vertex, &self.worker.options.platform)?, true))
-    }
-
-    async fn content_digest(
-        &self,
-        _: &OpContext,
-        _: usize,
-        _: &ImmutableRef,
-    ) -> Result<Option<Digest>, OpError> {
-        Ok(None)
     }
 
     async fn exec(

@@ -100,15 +100,6 @@ mod tests {
             Err(OpError::internal("not asked"))
         }
 
-        async fn content_digest(
-            &self,
-            _: &OpContext,
-            _: usize,
-            _: &ImmutableRef,
-        ) -> Result<Option<Digest>, OpError> {
-            Ok(None)
-        }
-
         async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
             let session = Session::of(ctx)?;
             self.0.lock().push(session.caller().id().to_string());

@@ -20,8 +20,6 @@ use url::Url;
 
 /// Requests of one step that are noted.
 const MAX_REQUESTS: usize = 10_000;
-/// Instead of a name or a password.
-const MASK: &str = "xxxxx";
 
 /// Something a step fetched.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -88,7 +86,7 @@ impl Captures {
 impl Capture {
     pub(super) fn request(&self, method: &str, address: &Url, status: u16, location: Option<&str>) {
         let sent_on_to = location.map(|location| match address.join(location) {
-            Ok(whole) => masked(&whole),
+            Ok(whole) => masked(whole.as_str()),
             Err(_) => location.to_owned(),
         });
         let mut noted = self.noted.lock();
@@ -98,7 +96,7 @@ impl Capture {
         }
         noted.requests.push(Asked {
             method: method.to_owned(),
-            address: masked(address),
+            address: masked(address.as_str()),
             sent_on_to,
             status,
         });
@@ -111,7 +109,7 @@ impl Capture {
             return;
         }
         noted.materials.push(Material {
-            address: masked(address),
+            address: masked(address.as_str()),
             digest,
         });
     }
@@ -124,7 +122,7 @@ impl Capture {
         }
         noted.incomplete.push(Incomplete {
             method: method.to_owned(),
-            address: masked(address),
+            address: masked(address.as_str()),
             reason,
         });
     }
@@ -201,18 +199,24 @@ impl Capture {
     }
 }
 
-/// The address without the names and passwords in it.
-pub(super) fn masked(address: &Url) -> String {
-    if address.username().is_empty() && address.password().is_none() {
-        return address.to_string();
-    }
-    let mut bare = address.clone();
-    let user = if address.username().is_empty() { "" } else { MASK };
-    let password = address.password().map(|_| MASK);
-    // Only addresses without a host refuse this, and those have no user info.
-    let _ = bare.set_username(user);
-    let _ = bare.set_password(password);
-    bare.to_string()
+/// An address without the names and passwords in it.
+#[must_use]
+pub fn masked(address: &str) -> String {
+    const MASK: &str = "xxxxx";
+    let Some((scheme, rest)) = address.split_once("://") else {
+        return address.to_owned();
+    };
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let Some((user, host)) = rest[..end].rsplit_once('@') else {
+        return address.to_owned();
+    };
+    let user = match user.split_once(':') {
+        Some(("", _)) => format!(":{MASK}"),
+        Some(_) => format!("{MASK}:{MASK}"),
+        None if user.is_empty() => String::new(),
+        None => MASK.to_owned(),
+    };
+    format!("{scheme}://{user}@{host}{}", &rest[end..])
 }
 
 #[cfg(test)]
@@ -244,14 +248,16 @@ mod tests {
     }
 
     #[test]
-    fn names_and_passwords_are_masked() {
-        for (text, expected) in [
-            ("http://me:pw@h/x", "http://xxxxx:xxxxx@h/x"),
-            ("http://me@h/x", "http://xxxxx@h/x"),
-            ("http://:pw@h/x", "http://:xxxxx@h/x"),
-            ("https://h:443/x?a=b@c", "https://h/x?a=b@c"),
+    fn names_and_passwords_in_addresses_are_masked() {
+        for (address, expected) in [
+            ("https://host/x.git#main", "https://host/x.git#main"),
+            ("https://me:secret@host/x", "https://xxxxx:xxxxx@host/x"),
+            ("https://token@host/x?a=b@c", "https://xxxxx@host/x?a=b@c"),
+            ("https://:secret@host", "https://:xxxxx@host"),
+            ("git@host:path", "git@host:path"),
+            ("local:name", "local:name"),
         ] {
-            assert_eq!(masked(&url(text)), expected);
+            assert_eq!(masked(address), expected);
         }
     }
 

@@ -22,7 +22,7 @@ mod forward;
 mod serve;
 mod trust;
 
-pub use capture::{Capture, Captures, Incomplete, Material};
+pub use capture::{Capture, Captures, Incomplete, Material, masked};
 pub(crate) use trust::Trusted;
 
 use std::{

@@ -29,6 +29,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use url::Url;
 
+use crate::worker::chain;
+
 use super::{
     Capture, RequestPolicy, Shared,
     authority::host_of,
@@ -243,7 +245,7 @@ async fn judged(method: &Method, address: Url, served: &Served) -> Result<Url, S
     let Some(policy) = &served.policy else {
         return Ok(address);
     };
-    let shown = masked(&address);
+    let shown = masked(address.as_str());
     let Some(other) = policy.judge(&shown).await? else {
         return Ok(address);
     };
@@ -281,17 +283,6 @@ fn said(status: StatusCode, text: &str) -> Response<Body> {
     let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
     *response.status_mut() = status;
     response
-}
-
-/// An error with its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text += &format!(": {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

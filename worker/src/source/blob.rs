@@ -204,15 +204,6 @@ impl Op<ImmutableRef> for BlobOp {
         Ok((map, true))
     }
 
-    async fn content_digest(
-        &self,
-        _: &OpContext,
-        _: usize,
-        _: &ImmutableRef,
-    ) -> Result<Option<Digest>, OpError> {
-        Ok(None)
-    }
-
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let session = Session::of(ctx)?;
         ctx.unless_canceled(self.fetch(ctx, &session)).await??;

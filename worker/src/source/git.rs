@@ -621,15 +621,6 @@ impl Op<ImmutableRef> for GitOp {
         ))
     }
 
-    async fn content_digest(
-        &self,
-        _: &OpContext,
-        _: usize,
-        _: &ImmutableRef,
-    ) -> Result<Option<Digest>, OpError> {
-        Ok(None)
-    }
-
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let resolved = self.resolved(ctx).await?.clone();
         let git = self.git(ctx).await?;

@@ -467,15 +467,6 @@ impl Op<ImmutableRef> for HttpOp {
         ))
     }
 
-    async fn content_digest(
-        &self,
-        _: &OpContext,
-        _: usize,
-        _: &ImmutableRef,
-    ) -> Result<Option<Digest>, OpError> {
-        Ok(None)
-    }
-
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let known = ctx.unless_canceled(self.known(ctx)).await??.clone();
         self.check(&known.digest).await?;

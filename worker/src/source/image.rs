@@ -584,15 +584,6 @@ impl Op<ImmutableRef> for ImageOp {
         Ok((map, index >= 1 || chain.is_none()))
     }
 
-    async fn content_digest(
-        &self,
-        _: &OpContext,
-        _: usize,
-        _: &ImmutableRef,
-    ) -> Result<Option<Digest>, OpError> {
-        Ok(None)
-    }
-
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let found = self.found(ctx).await?;
         Ok(vec![found.to_ref(

@@ -113,15 +113,6 @@ impl Op<ImmutableRef> for LocalSource {
         ))
     }
 
-    async fn content_digest(
-        &self,
-        _: &OpContext,
-        _: usize,
-        _: &ImmutableRef,
-    ) -> Result<Option<Digest>, OpError> {
-        Ok(None)
-    }
-
     async fn exec(&self, ctx: &OpContext, _: Vec<ImmutableRef>) -> Result<Vec<ImmutableRef>, OpError> {
         let scope = Session::of(ctx)?;
         let name = &self.request.name;

@@ -18,6 +18,7 @@ use llb::op::{ExecOp, MountKind, NetMode, Op, SourceOp};
 use oci::{Digest, Platform, Reference};
 use solver::StepReport;
 use worker::Session;
+pub(crate) use worker::proxy::masked;
 use worker::proxy::{self, Captures, Incomplete};
 
 /// What was found out while a build ran.
@@ -290,42 +291,9 @@ fn git_address(source: &SourceOp) -> String {
     }
 }
 
-/// An address without the names and passwords in it.
-pub(crate) fn masked(address: &str) -> String {
-    const MASK: &str = "xxxxx";
-    let Some((scheme, rest)) = address.split_once("://") else {
-        return address.to_owned();
-    };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let Some((user, host)) = rest[..end].rsplit_once('@') else {
-        return address.to_owned();
-    };
-    let user = match user.split_once(':') {
-        Some(("", _)) => format!(":{MASK}"),
-        Some(_) => format!("{MASK}:{MASK}"),
-        None if user.is_empty() => String::new(),
-        None => MASK.to_owned(),
-    };
-    format!("{scheme}://{user}@{host}{}", &rest[end..])
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_and_passwords_in_addresses_are_masked() {
-        for (address, expected) in [
-            ("https://host/x.git#main", "https://host/x.git#main"),
-            ("https://me:secret@host/x", "https://xxxxx:xxxxx@host/x"),
-            ("https://token@host/x?a=b@c", "https://xxxxx@host/x?a=b@c"),
-            ("https://:secret@host", "https://:xxxxx@host"),
-            ("git@host:path", "git@host:path"),
-            ("local:name", "local:name"),
-        ] {
-            assert_eq!(masked(address), expected);
-        }
-    }
 
     #[test]
     fn an_image_by_tag_stands_for_the_same_by_digest() {
